@@ -1,0 +1,41 @@
+"""Named points at which a test can stop the process, as a power cut or a scheduler would."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from functools import cache
+
+
+class Fault:
+    """One planned fault, written ``ACTION@POINT:COUNT`` in ``KDRUN_FAULT``: ``kill@step:17``, ``term@write:3``.
+
+    Counts passes of its point and sends the signal at the COUNT-th; ``*`` stands for every point.
+    """
+
+    actions = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
+
+    def __init__(self, plan: str) -> None:
+        action, _, place = plan.partition("@")
+        self.point, _, count = place.partition(":")
+        self.signal, self.count = self.actions[action], int(count)
+        self.passed: Counter[str] = Counter()
+
+    def passing(self, point: str) -> None:
+        self.passed.update((point, "*"))
+        if self.point in (point, "*") and self.passed[self.point] == self.count:
+            os.kill(os.getpid(), self.signal)
+
+
+@cache
+def planned() -> Fault | None:
+    """Returns the fault planned by the environment; only where ``KDRUN_TESTING`` is set too."""
+    plan = os.environ.get("KDRUN_FAULT")
+    return Fault(plan) if plan and os.environ.get("KDRUN_TESTING") else None
+
+
+def point(name: str) -> None:
+    """Marks a place where a fault may be planned; does nothing outside tests."""
+    if fault := planned():
+        fault.passing(name)

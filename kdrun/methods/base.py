@@ -1,0 +1,60 @@
+"""The face of every method."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+
+from kdrun.stage import Batch, Outputs, Scores, Stage, Terms, Update
+
+if TYPE_CHECKING:
+    from kdrun.experiment import Experiment
+
+
+Stages = Generator[Stage, Scores | None, None]
+"""Stages in turn; each is sent back as its scores once it is trained."""
+
+
+class Method(nn.Module):
+    """A way to distil; its parameters are what the method itself learns.
+
+    Most methods override ``loss`` alone; one with learned parts of its own, ``connect`` too; one with more than a
+    single stage or player, ``stages``.
+    """
+
+    task: ClassVar[str] = "classification"
+    needs_teacher: ClassVar[bool] = True
+
+    def connect(self, student: list[torch.Size], teacher: list[torch.Size]) -> None:
+        """Makes the method's own learned parts from the shapes (1, ...) of the tapped features."""
+
+    def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Terms:
+        """Returns the weighted terms whose sum the student goes down; changes nothing."""
+        raise TypeError(f"{type(self).__name__} defines neither loss nor stages")
+
+    def stages(self, exp: Experiment) -> Stages:
+        """Yields the stages in turn; each is trained before the next is asked for, and sent back as its scores.
+
+        A finished stage is loaded on a resume instead of trained, so between two yields a method only builds and
+        freezes: all that a later stage needs is in the stage's modules or in its scores.
+        """
+        self.connect(exp.shapes(exp.student), exp.shapes(exp.teacher))
+        yield self.distill(exp)
+
+    def distill(self, exp: Experiment, name: str = "distill", **changes: Any) -> Stage:
+        """Returns the plain stage: one update of the student and of the method's parts, down ``loss``."""
+
+        def given(batch: Batch) -> Outputs | None:
+            return exp.teacher(batch.images) if exp.teacher else None
+
+        def loss(batch: Batch, teacher: Outputs | None) -> Terms:
+            return self.loss(exp.student(batch.images), teacher, batch)
+
+        update = Update([*exp.student.parameters(), *self.parameters()], loss)
+        return exp.stage(name, [update], {"student": exp.student, "method": self}, given=given, **changes)
+
+
+__all__ = ["Batch", "Method", "Outputs", "Scores", "Stage", "Stages", "Terms", "Update"]

@@ -1,0 +1,236 @@
+"""The record of a training: a folder that says all that was done, and from which it can go on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from kdrun import __version__, files
+from kdrun.errors import InputError, InUseError
+from kdrun.stage import Scores, Stage, State
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+    from torch.utils.tensorboard import SummaryWriter
+
+FORMAT = 1
+"""Of checkpoints and of trained models; raised when the same config would give other numbers."""
+
+Row = dict[str, Any]
+Listener = Callable[[str, str, float, Row], None]
+"""Hears the model's and the stage's name, how much of that is done in [0, 1], and a finished epoch's row or {}."""
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of all that a result may depend on, and the git commit of the working directory."""
+    packages = ("torch", "torchvision", "hydra-core", "numpy", "scikit-learn")
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git on this machine
+        commit = ""
+    return {
+        "kdrun": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "git_commit": commit or "none",
+    }
+
+
+def read_rows(metrics: Path) -> list[Row]:
+    """Returns the whole rows of a metrics.jsonl; a kill can cut the last one short."""
+    rows: list[Row] = []
+    for line in metrics.read_text().splitlines() if metrics.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+class Record:
+    """Metrics, TensorBoard events, checkpoints and figures of one training, in one folder.
+
+    ``metrics.jsonl`` is the source of truth: one row per epoch. The event file is written anew from its rows
+    whenever a training goes on, so that it never shows a point twice.
+
+    Args:
+        folder: where it lies; made where it is not there.
+        name: of the model that is trained.
+        listen: hears of every step and epoch; for a progress display.
+
+    Raises:
+        InUseError: if another process works in ``folder``.
+        WriteError: if ``folder`` cannot be written to.
+    """
+
+    def __init__(self, folder: Path, name: str, listen: Listener) -> None:
+        self.folder = files.folder(folder)
+        self.name, self.listen = name, listen
+        self.lock = FileLock(folder / ".lock")
+        try:
+            with files.writing(folder):
+                self.lock.acquire(timeout=0)
+        except Timeout:
+            raise InUseError(str(folder), "another process is working in this folder; wait for it to end") from None
+        files.tidy(folder)
+        self.metrics = folder / "metrics.jsonl"
+        self.rows = read_rows(self.metrics)
+        self._writer: SummaryWriter | None = None
+
+    @property
+    def board(self) -> SummaryWriter:
+        """The TensorBoard writer, opened at first use with all rows so far."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            for old in self.folder.glob("events.out.tfevents.*"):
+                old.unlink()
+            # purge_step=0: a TensorBoard that watches drops what it read from the file just deleted
+            self._writer = SummaryWriter(str(self.folder), purge_step=0 if self.rows else None)
+            for number, row in enumerate(self.rows):
+                self._show(number, row)
+        return self._writer
+
+    def row(self, row: Row) -> None:
+        """Adds an epoch's row."""
+        board = self.board
+        self.rows.append(row)
+        with files.writing(self.metrics), self.metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self._show(len(self.rows) - 1, row)
+        board.flush()
+
+    def _show(self, number: int, row: Row) -> None:
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and name not in ("epoch", "time"):
+                self.board.add_scalar(f"{row['stage']}/{name}", value, row["epoch"], walltime=row["time"])
+
+    def rewind(self, rows: int) -> None:
+        """Keeps the first ``rows`` rows: those before the state that a training goes on from."""
+        self.rows = self.rows[:rows]
+        files.write(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+        self.close_board()
+
+    def adopt(self, folder: Path) -> None:
+        """Takes the rows of the record in ``folder`` as its own."""
+        self.rewind(0)
+        for row in read_rows(folder / "metrics.jsonl"):
+            self.row(row)
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Keeps ``figure`` as figures/NAME.png and shows it in TensorBoard; slashes in ``name`` become dashes."""
+        import io
+
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
+        files.write(self.folder / "figures" / f"{name.replace('/', '-')}.png", buffer.getvalue())
+        self.board.add_figure(name, figure)
+
+    def images(self, name: str, images: Tensor) -> None:
+        """Shows ``images``, (N, C, H, W) in [0, 1], in TensorBoard."""
+        self.board.add_images(name, images)
+
+    def text(self, name: str, text: str) -> None:
+        """Shows ``text`` as a block of code in TensorBoard."""
+        self.board.add_text(name, f"```\n{text}\n```")
+
+    def config(self, config: dict[str, Any]) -> None:
+        """Keeps the whole config as config.yaml."""
+        files.write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
+
+    def about(self, **facts: Any) -> None:
+        """Adds ``facts`` to run.json."""
+        path = self.folder / "run.json"
+        known = files.read_json(path) if path.is_file() else {}
+        files.write_json(path, {**known, **facts})
+
+    def hparams(self, config: dict[str, bool | int | float | str], scores: Scores) -> None:
+        """Adds the run's row to TensorBoard's hparams table; in the same run, where add_hparams makes a sub-run."""
+        from torch.utils.tensorboard.summary import hparams
+
+        writer = self.board._get_file_writer()  # type: ignore[no-untyped-call]
+        for summary in hparams(config, {f"test/{name}": None for name in scores}):  # type: ignore[no-untyped-call]
+            writer.add_summary(summary)
+        for name, value in scores.items():
+            self.board.add_scalar(f"test/{name}", value, 0)
+
+    def journal(self, number: int, stage: Stage, after: str) -> StageJournal:
+        """Returns where stage ``number`` (from 1) is written down; ``after`` is the sha256 of the one before."""
+        return StageJournal(self, number, stage, after)
+
+    def close_board(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def close(self) -> None:
+        """Closes the event file and gives the folder free."""
+        self.close_board()
+        self.lock.release()
+
+
+class StageJournal:
+    """One stage's place in a record: ``stages/01-hint.pt`` once finished, ``.last.pt`` beside it on the way.
+
+    A finished stage holds its modules as they stood after it and its scores. Both files are worth something only
+    behind the very stage that they followed, so they name that one's sha256.
+    """
+
+    def __init__(self, record: Record, number: int, stage: Stage, after: str) -> None:
+        self.record, self.stage, self.after = record, stage, after
+        base = record.folder / "stages" / f"{number:02d}-{stage.name}"
+        self.path, self.last = base.with_suffix(".pt"), base.with_suffix(".last.pt")
+
+    def finished(self) -> tuple[Scores, str] | None:
+        """Returns the scores and the sha256 of this stage if it was trained before, its weights put in place.
+
+        None where it was not, where it followed another stage, or where it shall be longer now.
+        """
+        if not self.path.is_file():
+            return None
+        state, digest = files.load(self.path)
+        if state["after"] != self.after or state["epochs"] < self.stage.epochs:
+            return None
+        self.stage.modules.load_state_dict(state["modules"])
+        return state["scores"], digest
+
+    def finish(self, scores: Scores) -> str:
+        """Keeps the stage as finished; returns its sha256."""
+        modules = self.stage.modules.state_dict()
+        state = {"after": self.after, "epochs": self.stage.epochs, "scores": scores, "modules": modules}
+        return files.save(self.path, state)
+
+    def load(self) -> State | None:
+        if not self.last.is_file():
+            return None
+        state, _ = files.load(self.last)
+        if state["format"] != FORMAT:
+            raise InputError(
+                str(self.last), f"has format {state['format']}, this kdrun reads {FORMAT}; start a new run"
+            )
+        if state["after"] != self.after:
+            return None
+        self.record.rewind(state["rows"])
+        return state
+
+    def save(self, state: State) -> None:
+        files.save(self.last, {**state, "rows": len(self.record.rows), "after": self.after, "format": FORMAT})
+
+    def row(self, values: Row) -> None:
+        row = {"time": time.time(), "stage": self.stage.name, **values}
+        self.record.row(row)
+        self.record.listen(self.record.name, self.stage.name, values["epoch"] / self.stage.epochs, row)
+
+    def tick(self, done: float, epoch: int) -> None:
+        self.record.listen(self.record.name, self.stage.name, done, {})

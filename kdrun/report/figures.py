@@ -1,0 +1,32 @@
+"""Figures of a run, drawn without a screen."""
+
+from __future__ import annotations
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+def confusion(counts: Tensor, names: list[str], title: str) -> Figure:
+    """Returns a confusion matrix: how often class row was taken for class column, as parts of the row.
+
+    Args:
+        counts: (classes, classes) integers.
+        names: of the classes.
+        title: above it.
+    """
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
+    axes = figure.subplots()
+    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).cpu().numpy()
+    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    axes.set(title=title, xlabel="predicted class", ylabel="true class")
+    if len(names) <= 20:
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+    if len(names) <= 12:
+        for row, column in ((i, j) for i in range(len(names)) for j in range(len(names)) if counts[i, j]):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(image, ax=axes, label="part of the true class")
+    return figure

@@ -1,0 +1,30 @@
+"""What a dry run shows: models, taps, costs and stages."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from kdrun.experiment import Experiment
+from kdrun.rehearsal import Sketch
+from kdrun.report.cost import flops, parameters, short
+from kdrun.taps import Tapped
+
+
+def show_plan(console: Console, exp: Experiment, models: dict[str, Tapped], sketches: list[Sketch]) -> None:
+    """Prints the shapes, taps, parameters and FLOPs of ``models`` by role, and the stages of all trainings."""
+    source = exp.data.source
+    shape = f"{source.channels}x{source.size}x{source.size}"
+    console.print(f"images {shape}, {source.classes} classes, task {source.task}", markup=False)
+    table = Table("model", "parameters", "FLOPs", "taps (shape of one image)")
+    image = exp.data.val.images[:1].float()
+    for role, model in models.items():
+        taps = zip(model.taps, exp.shapes(model), strict=True)
+        said = ", ".join(f"{tap} {'x'.join(map(str, size[1:]))}" for tap, size in taps)
+        table.add_row(role, short(parameters(model)), short(flops(model, image)), said)
+    console.print(table)
+    table = Table("trains", "stage", "epochs", "losses", "moved parameters")
+    for sketch in sketches:
+        losses = " | ".join(" + ".join(names) for names in sketch.terms)
+        table.add_row(sketch.model, sketch.stage, str(sketch.epochs), losses, " | ".join(map(short, sketch.moved)))
+    console.print(table)

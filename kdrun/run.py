@@ -1,0 +1,168 @@
+"""One run, from its config to its closing table."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdrun import assembly, files, weights
+from kdrun.assembly import Config
+from kdrun.data.splits import Data
+from kdrun.errors import Interrupted, InUseError, KdrunError, TrainingError
+from kdrun.experiment import Experiment, Trained, pixels
+from kdrun.record import Record, versions
+from kdrun.rehearsal import noise
+from kdrun.report import figures
+from kdrun.report.closing import closing
+from kdrun.report.display import Display
+from kdrun.report.plan import show_plan
+from kdrun.report.results import Results, results
+from kdrun.runtime import Interrupt, Runtime
+from kdrun.stage import Scores
+
+Summary = dict[str, Any]
+
+
+def run(config: Config, folder: Path, overrides: list[str]) -> Summary:
+    """Trains what ``config`` describes, or goes on with it where ``folder`` holds a part, and reports.
+
+    Args:
+        config: the whole config, plain and resolved.
+        folder: the run folder; nothing is written before everything has been built and rehearsed.
+        overrides: as given on the command line; only recorded.
+
+    Returns:
+        What stands in the folder's summary.json; ``score`` is the task's first score on the test split.
+
+    Raises:
+        KdrunError: any of its kinds. The folder, where there is one, then says so; a traceback is in its error.txt.
+    """
+    with Display() as display, Interrupt() as interrupt:
+        try:
+            summary = perform(config, folder, overrides, display, interrupt)
+        except InUseError:
+            raise
+        except BaseException as error:
+            note_failure(folder, config, overrides, error)
+            if isinstance(error, torch.OutOfMemoryError):
+                raise TrainingError("batch_size", f"{config['batch_size']} needs more memory than there is") from error
+            raise
+    if summary["status"] == "done":
+        closing(display.console, summary, folder)
+    return summary
+
+
+def perform(config: Config, folder: Path, overrides: list[str], display: Display, interrupt: Interrupt) -> Summary:
+    """Builds and rehearses, reads the data, trains, tests."""
+    runtime = Runtime.of(config, interrupt)
+    assembly.check_nodes(config)
+    source = assembly.dataset(config)
+    wants_teacher = assembly.method(config, source).needs_teacher
+    teacher = config["teacher"] if wants_teacher else None
+    mock = assembly.assemble(config, noise(source).to(runtime.device), runtime, display.listen, display.notice)
+    sketches = assembly.rehearsed(mock, config, teacher)
+    if config["dry_run"]:
+        show_plan(display.console, mock, assembly.models(mock, teacher), sketches)
+        return {"status": "dry run"}
+    data = Data.read(source).to(runtime.device)
+    for note in data.notes:
+        display.notice(f"dataset {config['dataset']['name']}: {note}")
+    record = Record(folder, config["student"]["name"], display.listen)
+    try:
+        exp = assembly.assemble(config, data, runtime, display.listen, display.notice)
+        return train(exp, config, teacher, record, overrides)
+    finally:
+        record.close()
+
+
+def train(exp: Experiment, config: Config, teacher: Config | None, record: Record, overrides: list[str]) -> Summary:
+    """Trains the teacher, the student alone and the student, each where it is not there yet, and tests them."""
+    record.config(config)
+    began = {"status": "running", "started": time.time(), "overrides": overrides, "versions": versions()}
+    record.about(**began, environment=exp.runtime.environment())
+    exp = assembly.teach(exp, teacher)
+    if exp.teacher:
+        told = {"name": exp.teacher.name, "key": exp.teacher.key, "val": exp.teacher.scores}
+        record.about(teacher=told)
+    alone = assembly.alone(exp, config)
+    if alone and assembly.is_alone(exp, config):
+        scores = adopt(exp, alone, record)
+    else:
+        scores = exp.follow(exp.method(config["method"]), record)
+    weights.write(record.folder / "student.safetensors", exp.student.model)
+    write_last(exp, record)
+    found = results(exp, config["student"]["name"], alone, scores)
+    summary = summarize(config, exp, found, overrides)
+    illustrate(record, exp, config, found, summary)
+    files.write_json(record.folder / "summary.json", summary)
+    record.about(status="done", ended=time.time())
+    return summary
+
+
+def adopt(exp: Experiment, alone: Trained, record: Record) -> Scores:
+    """Makes the run's student the one that was trained alone, which is the very same training, and takes its rows."""
+    assert alone.folder is not None
+    exp.student.load_state_dict(alone.model.state_dict())
+    record.adopt(alone.folder)
+    return alone.scores
+
+
+def write_last(exp: Experiment, record: Record) -> None:
+    """Keeps the student as it was after the last epoch, beside the best."""
+    states = sorted(record.folder.glob("stages/*.last.pt"))
+    if states:
+        modules = files.load(states[-1])[0]["modules"]
+        prefix = "student.model."
+        last = {name.removeprefix(prefix): value for name, value in modules.items() if name.startswith(prefix)}
+        weights.write_state(record.folder / "student-last.safetensors", last)
+
+
+def summarize(config: Config, exp: Experiment, found: Results, overrides: list[str]) -> Summary:
+    """Returns the run in figures, all of it measured."""
+    names = {group: (config[group] or {}).get("name") for group in ("dataset", "teacher", "student", "method")}
+    return {
+        "status": "done",
+        "task": exp.data.source.task,
+        "score": found.models["student"]["test"][exp.main.name],
+        **names,
+        "seed": config["seed"],
+        "test_images": found.count,
+        "models": found.models,
+        "overrides": overrides,
+        "claims": config.get("claims"),
+    }
+
+
+def illustrate(record: Record, exp: Experiment, config: Config, found: Results, summary: Summary) -> None:
+    """Shows in TensorBoard what the run was, what the student saw and where it errs."""
+    source = exp.data.source
+    record.text("config", (record.folder / "config.yaml").read_text())
+    batch = next(exp.stream("samples", min(32, exp.data.few.size)).epoch(1))
+    record.images("training images", pixels(batch.images, source.mean, source.std))
+    if found.confusion is not None:
+        title = f"{summary['student']} by {summary['method']}: {found.count:,} test images"
+        record.figure("confusion", figures.confusion(found.confusion, source.names, title))
+    flat = {name: config[name] for name in ("seed", "epochs", "batch_size", "precision")}
+    nodes = {name: config[name] or {} for name in ("dataset", "teacher", "student", "method", "optimizer")}
+    named = {name: node.get("name", "none") for name, node in nodes.items()}
+    record.hparams({**named, **flat}, found.models["student"]["test"])
+
+
+def note_failure(folder: Path, config: Config, overrides: list[str], error: BaseException) -> None:
+    """Writes into the run folder, where there is one, why the run ended; the folder stays fit to be resumed."""
+    if not folder.is_dir():
+        return
+    interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
+    status = "interrupted" if interrupted else "failed"
+    try:
+        if not isinstance(error, (KdrunError, KeyboardInterrupt)):
+            files.write(folder / "error.txt", traceback.format_exc().encode())
+        named = {group: (config[group] or {}).get("name") for group in ("dataset", "teacher", "student", "method")}
+        failure = {"status": status, "error": str(error), **named, "seed": config["seed"], "overrides": overrides}
+        files.write_json(folder / "summary.json", failure)
+    except (OSError, KdrunError):
+        pass  # the disk may be what failed; the error itself is on its way to the user
