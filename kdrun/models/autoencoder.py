@@ -1,0 +1,57 @@
+"""The auto-encoder that translates images from one domain to another."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+
+
+class AutoEncoder(nn.Sequential):
+    """Five encoders down to a small map and five decoders back: images (N, C, S, S) to images in [-1, 1].
+
+    Submodules ``enc1`` ... ``enc5`` and ``dec1`` ... ``dec5``. At 64x64 the encoders give (N, 64, 31, 31),
+    (N, 128, 15, 15), (N, 256, 7, 7), (N, 512, 3, 3), (N, 512, 1, 1); the decoders (N, 512, 4, 4), (N, 256, 8,
+    8), (N, 128, 16, 16), (N, 64, 32, 32), (N, C, 64, 64). An encoder's map is one row and column smaller than
+    that of the decoder across from it (31 and 32, 15 and 16): its pooling has stride 1. A link between the
+    two has to bridge that. With three channels it has 10,862,592 parameters.
+
+    Args:
+        channels: of the images, those given and those returned.
+        classes: not used; every model is built with it.
+        size: of the images, which are square.
+
+    Raises:
+        ValueError: if ``size`` is not a multiple of 16 from 64: other sizes do not come back as they went in.
+
+    github.com/ruchikachavhan/symmetrical-knowledge-distillation-in-Auto-encoder-networks.
+    """
+
+    channels_last = True
+
+    def __init__(self, channels: int, classes: int, size: int) -> None:
+        if size < 64 or size % 16:
+            raise ValueError(f"{size}x{size} images do not come back as {size}x{size}: set dataset.size=64 or 128")
+        super().__init__(
+            OrderedDict(
+                enc1=_encoder(channels, 64),
+                enc2=_encoder(64, 128),
+                enc3=_encoder(128, 256),
+                enc4=_encoder(256, 512),
+                enc5=nn.Conv2d(512, 512, 3),
+                dec1=_decoder(512, 512, stride=1, padding=0),
+                dec2=_decoder(512, 256, stride=2, padding=1),
+                dec3=_decoder(256, 128, stride=2, padding=1),
+                dec4=_decoder(128, 64, stride=2, padding=1),
+                dec5=nn.Sequential(nn.ConvTranspose2d(64, channels, 4, 2, 1, bias=False), nn.Tanh()),
+            )
+        )
+
+
+def _encoder(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2, stride=1))
+
+
+def _decoder(inputs: int, outputs: int, stride: int, padding: int) -> nn.Sequential:
+    up = nn.ConvTranspose2d(inputs, outputs, 4, stride, padding, bias=False)
+    return nn.Sequential(up, nn.ReLU(), nn.BatchNorm2d(outputs))

@@ -1,0 +1,89 @@
+"""Residual nets of 3, 4, 5, 6 and 10 layers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdrun.models.init import he_normal
+
+CONVOLUTIONS = {
+    "staged": {3: [1], 4: [1, 1], 5: [1, 1, 1], 6: [1, 1, 1, 1], 10: [2, 2, 2, 2]},
+    "truncated": {3: [1], 4: [2], 5: [2, 1], 6: [2, 2], 10: [2, 2, 2, 2]},
+}
+"""How many convolutions each stage has, by family and depth."""
+
+
+class ShallowResNet(nn.Sequential):
+    """A residual net with one block per stage, and as many stages as its few layers allow.
+
+    Submodules: ``conv1``, ``bn1``, ``relu`` (the stem), ``layer1`` (N, w, S, S), ``layer2`` (N, 2w, S/2,
+    S/2), ... to at most ``layer4``, all after their ReLU, and ``fc``; w is ``base_width``.
+
+    Args:
+        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
+        depth: convolutions and linear layers, projections not counted: 3, 4, 5, 6 or 10.
+        family: ``staged`` takes convolutions from every stage before it drops one; ``truncated`` keeps two per
+            stage where it can, and so has fewer stages to tap.
+        base_width: channels of the first stage.
+
+    Raises:
+        ValueError: if there is no such depth.
+
+    Blocks are those of He, Zhang, Ren, Sun 2015, arXiv 1512.03385; at 10 layers both families are ResNet-10.
+    Smaller nets of this name are reported by depth alone. Two convolutions per block give even depths only, so
+    3 and 5 need blocks of one; ``staged`` makes 3, 4, 5 and 6 layers nets of 1, 2, 3 and 4 stages.
+    """
+
+    channels_last = True
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        size: int,
+        depth: Annotated[int, "[3, 10]"],
+        family: Literal["staged", "truncated"] = "staged",
+        base_width: Annotated[int, "[1, inf)"] = 64,
+    ) -> None:
+        if depth not in CONVOLUTIONS[family]:
+            raise ValueError(f"no {family} net has depth={depth}: take 3, 4, 5, 6 or 10")
+        stages = CONVOLUTIONS[family][depth]
+        widths = [base_width, *(base_width * 2**stage for stage in range(len(stages)))]
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
+            conv1=nn.Conv2d(channels, base_width, 3, padding=1, bias=False),
+            bn1=nn.BatchNorm2d(base_width),
+            relu=nn.ReLU(),
+        )
+        for place, (pair, count) in enumerate(zip(pairwise(widths), stages, strict=True), start=1):
+            layers[f"layer{place}"] = Block(*pair, stride=1 if place == 1 else 2, convolutions=count)
+        layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
+        layers["flatten"] = nn.Flatten()
+        layers["fc"] = nn.Linear(widths[-1], classes)
+        super().__init__(layers)
+        he_normal(self)
+
+
+class Block(nn.Module):
+    """``convolutions`` 3x3 convolutions beside a shortcut: (N, inputs, S, S) to (N, outputs, S/stride, S/stride)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, convolutions: int) -> None:
+        super().__init__()
+        layers = _convolution(inputs, outputs, 3, stride)
+        for _ in range(convolutions - 1):
+            layers += [nn.ReLU(), *_convolution(outputs, outputs, 3, 1)]
+        self.change = nn.Sequential(*layers)
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Sequential(*([] if same else _convolution(inputs, outputs, 1, stride)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.change(x) + self.shortcut(x))
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs)]
