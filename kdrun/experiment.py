@@ -18,6 +18,7 @@ from kdrun.data.source import Source
 from kdrun.data.splits import Data
 from kdrun.data.streams import Stream, batches
 from kdrun.errors import ConfigError
+from kdrun.files import digest
 from kdrun.record import Listener, Record
 from kdrun.runtime import Runtime, derive
 from kdrun.scores import TASKS, measure, predict
@@ -212,9 +213,10 @@ class Experiment:
         """
         plan = plan or self.teacher_plan
         fields = self.fields(model, method, teacher, plan)
-        folder, manifest = self.store.get(
-            model["name"], fields, lambda folder: self._train(folder, model, method, teacher, plan)
-        )
+        with drawn(plan.seed):  # what a method draws next must not depend on whether this was trained or loaded
+            folder, manifest = self.store.get(
+                model["name"], fields, lambda folder: self._train(folder, model, method, teacher, plan)
+            )
         if odd := differences(self.runtime.environment(), manifest["environment"]):
             self.notice(f"{folder.name} was trained elsewhere: {odd}; a retraining may differ in the last bits")
         net = self.fresh(model, plan.seed)
@@ -229,10 +231,10 @@ class Experiment:
         try:
             record.text("model", str(model))
             scores = exp.follow(exp.method(method), record)
-            digest = weights.write(folder / "model.safetensors", exp.student.model)
+            sha256 = weights.write(folder / "model.safetensors", exp.student.model)
         finally:
             record.close()
-        return {"sha256": digest, "scores": scores, "environment": self.runtime.environment()}
+        return {"sha256": sha256, "scores": scores, "environment": self.runtime.environment()}
 
     def fields(self, model: Node, method: Node, teacher: Trained | None, plan: Plan) -> dict[str, Any]:
         """Returns all that a trained model depends on; the store's key is their hash."""
@@ -332,7 +334,9 @@ def nameless(node: Any) -> Any:
 
 
 def sources(nodes: Any, trust: tuple[str, ...]) -> Iterator[str]:
-    """Yields the sha256 of the source file of every class in ``nodes`` that is not ours, torch's or torchvision's."""
+    """Yields the sha256 of all files that ``nodes`` name: the code of classes that are not ours, torch's or
+    torchvision's, and files of weights.
+    """
     if isinstance(nodes, dict):
         path = nodes.get("_target_")
         if isinstance(path, str) and path.partition(".")[0] not in OURS:
@@ -342,6 +346,8 @@ def sources(nodes: Any, trust: tuple[str, ...]) -> Iterator[str]:
     if isinstance(nodes, list):
         for node in nodes:
             yield from sources(node, trust)
+    if isinstance(nodes, str) and nodes.endswith(weights.SUFFIXES) and Path(nodes).is_file():
+        yield digest(Path(nodes))
 
 
 def pixels(images: Tensor, mean: list[float], std: list[float]) -> Tensor:

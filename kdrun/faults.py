@@ -9,22 +9,23 @@ from functools import cache
 
 
 class Fault:
-    """One planned fault, written ``ACTION@POINT:COUNT`` in ``KDRUN_FAULT``: ``kill@step:17``, ``term@write:3``.
+    """One planned fault, written ``ACTION@POINT:COUNT`` in ``KDRUN_FAULT``.
 
-    Counts passes of its point and sends the signal at the COUNT-th; ``*`` stands for every point.
+    Counts the passes of all points and sends its signal at the COUNT-th of its own: ``kill@write:3`` is a power cut
+    before the third file is written, ``term@cnn/distill:17`` a scheduler's signal after 17 steps of that model's stage.
     """
 
     actions = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
 
     def __init__(self, plan: str) -> None:
         action, _, place = plan.partition("@")
-        self.point, _, count = place.partition(":")
+        self.point, _, count = place.rpartition(":")
         self.signal, self.count = self.actions[action], int(count)
         self.passed: Counter[str] = Counter()
 
     def passing(self, point: str) -> None:
-        self.passed.update((point, "*"))
-        if self.point in (point, "*") and self.passed[self.point] == self.count:
+        self.passed[point] += 1
+        if point == self.point and self.passed[point] == self.count:
             os.kill(os.getpid(), self.signal)
 
 

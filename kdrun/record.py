@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from kdrun import __version__, files
 from kdrun.errors import InputError, InUseError
+from kdrun.faults import point
 from kdrun.stage import Scores, Stage, State
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Record:
         files.tidy(folder)
         self.metrics = folder / "metrics.jsonl"
         self.rows = read_rows(self.metrics)
+        self.settled = 0  # how many of them are of finished stages
         self._writer: SummaryWriter | None = None
 
     @property
@@ -118,6 +120,8 @@ class Record:
 
     def rewind(self, rows: int) -> None:
         """Keeps the first ``rows`` rows: those before the state that a training goes on from."""
+        if rows == len(self.rows):
+            return
         self.rows = self.rows[:rows]
         files.write(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
         self.close_board()
@@ -203,26 +207,25 @@ class StageJournal:
         if state["after"] != self.after or state["epochs"] < self.stage.epochs:
             return None
         self.stage.modules.load_state_dict(state["modules"])
+        self.record.settled = state["rows"]
         return state["scores"], digest
 
     def finish(self, scores: Scores) -> str:
         """Keeps the stage as finished; returns its sha256."""
         modules = self.stage.modules.state_dict()
-        state = {"after": self.after, "epochs": self.stage.epochs, "scores": scores, "modules": modules}
+        rows = self.record.settled = len(self.record.rows)
+        state = {"after": self.after, "epochs": self.stage.epochs, "scores": scores, "modules": modules, "rows": rows}
         return files.save(self.path, state)
 
     def load(self) -> State | None:
-        if not self.last.is_file():
-            return None
-        state, _ = files.load(self.last)
+        state = files.load(self.last)[0] if self.last.is_file() else {"format": FORMAT, "after": None}
         if state["format"] != FORMAT:
             raise InputError(
                 str(self.last), f"has format {state['format']}, this kdrun reads {FORMAT}; start a new run"
             )
-        if state["after"] != self.after:
-            return None
-        self.record.rewind(state["rows"])
-        return state
+        known = state["after"] == self.after
+        self.record.rewind(state["rows"] if known else self.record.settled)
+        return state if known else None
 
     def save(self, state: State) -> None:
         files.save(self.last, {**state, "rows": len(self.record.rows), "after": self.after, "format": FORMAT})
@@ -233,4 +236,5 @@ class StageJournal:
         self.record.listen(self.record.name, self.stage.name, values["epoch"] / self.stage.epochs, row)
 
     def tick(self, done: float, epoch: int) -> None:
+        point(f"{self.record.name}/{self.stage.name}")
         self.record.listen(self.record.name, self.stage.name, done, {})

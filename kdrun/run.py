@@ -48,6 +48,8 @@ def run(config: Config, folder: Path, overrides: list[str]) -> Summary:
             raise
         except BaseException as error:
             note_failure(folder, config, overrides, error)
+            if isinstance(error, Interrupted) and (folder / "config.yaml").is_file():
+                display.notice(f"what was trained is saved; go on with: kdrun train resume={folder}")
             if isinstance(error, torch.OutOfMemoryError):
                 raise TrainingError("batch_size", f"{config['batch_size']} needs more memory than there is") from error
             raise

@@ -54,11 +54,17 @@ def predict(model: Model, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
 
 
 def measure(task: str, logits: Tensor, targets: Tensor) -> Scores:
-    """Returns the scores of ``task``: top1 in [0, 1] and cross-entropy in nats, or PSNR in dB and L1 of pixels."""
+    """Returns the scores of ``task``: top1 in [0, 1] and cross-entropy in nats, or PSNR in dB and L1.
+
+    Args:
+        task: a key of ``TASKS``.
+        logits: (N, classes), or images (N, C, H, W) of pixels in [0, 1].
+        targets: (N,) class ids, or images as ``logits``.
+    """
     if task == "classification":
         top1 = (logits.argmax(1) == targets).float().mean()
         return {"top1": top1.item(), "loss": F.cross_entropy(logits, targets).item()}
-    apart = (logits.clamp(-1, 1) - targets).div(2)  # pixels of [-1, 1] as parts of the full range
+    apart = logits - targets
     return {"psnr_db": -10 * apart.square().mean().log10().item(), "l1": apart.abs().mean().item()}
 
 

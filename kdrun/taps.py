@@ -52,9 +52,11 @@ class Tapped(nn.Module):
     def until(self, images: Tensor, tap: int) -> Tensor:
         """Returns the output of tap number ``tap`` (from 0); nothing behind it is computed, nor any state changed."""
         self._last = tap
-        with suppress(_Enough):
-            self.model(images)
-        self._last = None
+        try:
+            with suppress(_Enough):
+                self.model(images)
+        finally:
+            self._last = None
         feature = self._heard[tap]
         self._heard.clear()
         return feature

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kdrun.errors import Interrupted, TrainingError
-from kdrun.faults import point
 from kdrun.runtime import Runtime, generators, set_generators
 from kdrun.stage import Batch, Scores, Stage, State, Terms, Update
 
@@ -257,7 +256,6 @@ class Clock:
 
     def tick(self) -> None:
         """Hears that a step is done."""
-        point(f"step-{self.training.stage.name}")
         training, runtime = self.training, self.training.runtime
         self.journal.tick(training.progress(), training.epoch)
         if runtime.interrupt.signum is not None:

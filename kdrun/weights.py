@@ -72,7 +72,7 @@ def reason(data: bytes, error: Exception) -> str:
     if "Unsupported global" in text or "GLOBAL" in text:
         culprit = text.partition("GLOBAL ")[2].split()[:1]
         return f"refused: it holds code ({culprit[0] if culprit else 'unknown'}), not only weights"
-    if data[:2] == b"PK" or "Header" in text or "incomplete" in text.lower():
+    if data[:2] == b"PK" or any(word in text.lower() for word in ("incomplete", "header length", "too small")):
         return "is damaged or cut short"
     return f"is not a checkpoint (it begins with {data[:12]!r})"
 

@@ -1,0 +1,90 @@
+"""The command line: words in, one exit code out."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from contextlib import suppress
+from importlib import import_module
+
+from kdrun import __version__
+from kdrun.config.suggest import did_you_mean
+from kdrun.errors import ConfigError, KdrunError
+
+COMMANDS = {
+    "train": "train a student: the default where the first word is an override or a flag",
+    "ls": "list the options of a group, or of all",
+}
+"""Each is a module of this package with ``main(argv) -> int``, imported when it is asked for."""
+
+
+def script() -> None:
+    """Runs the command line of this process and ends it."""
+    sys.exit(main())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code; never raises.
+
+    Codes: 0 done, 1 training failed, 2 config, 3 input file, 4 cannot write, 5 run folder in use, 128 + n signal n. An
+    error is one line on stderr; its traceback is added where the environment has ``HYDRA_FULL_ERROR=1``.
+
+    Args:
+        argv: the words after the program's name; those of this process where None.
+    """
+    try:
+        code = dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # here: a reader that left, as `head` does, must not end in a traceback at exit
+        return code
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("kdrun: interrupted", file=sys.stderr)
+        return 130
+    except Exception as fault:
+        return complain(fault)
+
+
+def dispatch(argv: list[str]) -> int:
+    """Runs the command that ``argv`` begins with, ``train`` where it begins with none.
+
+    Raises:
+        ConfigError: if the first word is no command, no override and no flag.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # an installed script would not find the user's own classes
+    if argv == ["--version"]:
+        print(f"kdrun {__version__}")
+        return 0
+    if {"-sc", "--shell-completion"} & set(argv):
+        command = "complete"
+    elif not argv or argv[0] in ("-h", "--help"):
+        command = "usage"
+    elif argv[0] in COMMANDS:
+        command = argv.pop(0)
+    elif re.fullmatch(r"\w[\w-]*", argv[0]):
+        meant = did_you_mean(argv[0], COMMANDS)
+        raise ConfigError(argv[0], f"no such command (have: {', '.join(COMMANDS)}){meant}")
+    else:
+        command = "train"
+    code: int = import_module(f"kdrun.cli.{command}").main(argv)
+    return code
+
+
+def complain(fault: Exception, job: str = "", traced: str | None = None) -> int:
+    """Prints ``fault`` in one line on stderr and returns its exit code.
+
+    Args:
+        fault: what went wrong.
+        job: which job of a sweep it was.
+        traced: "1" where its traceback is wanted too; as the environment says where None.
+    """
+    if (os.environ.get("HYDRA_FULL_ERROR") if traced is None else traced) == "1":
+        traceback.print_exception(fault)
+    text = str(fault) if isinstance(fault, KdrunError) else f"{type(fault).__name__}: {fault}"
+    print("kdrun: error:", *([f"{job}:"] if job else []), *text.split(), file=sys.stderr)
+    return fault.exit_code if isinstance(fault, KdrunError) else 1

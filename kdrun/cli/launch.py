@@ -1,0 +1,57 @@
+"""The one call of ``hydra.main``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+
+from kdrun.config.places import CONF, register
+from kdrun.errors import ConfigError
+
+
+def launch(task: Callable[[Any], Any], argv: Sequence[str], config_dir: Path | None = None) -> int:
+    """Hands ``argv`` to Hydra, which calls ``task`` once for each job, here or where its launcher says.
+
+    Args:
+        task: of a job's config; what it returns is what an optimizing sweeper minimizes or maximizes.
+        argv: flags and overrides in Hydra's own spelling.
+        config_dir: a folder of further YAML files.
+
+    Returns:
+        The exit code that Hydra, or a job that was told to stop, ended with; 0 where neither did.
+
+    Raises:
+        ConfigError: if Hydra cannot make sense of ``argv``, as a sweeper that cannot do intervals.
+    """
+    register()
+    folder = ["--config-dir", str(config_dir)] if config_dir else []
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(task)
+    try:
+        with handed_over(["kdrun", *folder, *argv]):
+            main()
+    except HydraException as fault:
+        raise ConfigError("command line", str(fault) or str(fault.__cause__)) from fault
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+@contextmanager
+def handed_over(argv: list[str]) -> Iterator[None]:
+    """Lets Hydra find ``argv`` where it looks for it, and raise its errors instead of printing them."""
+    words, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = argv, "1"
+    try:
+        yield
+    finally:
+        sys.argv = words
+        del os.environ["HYDRA_FULL_ERROR"]
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full

@@ -1,0 +1,91 @@
+"""``kdrun train -m``: every job checked before the first, one run each, a table at the end."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from kdrun.cli import complain
+from kdrun.cli.flags import Flags
+from kdrun.cli.folder import new_folder
+from kdrun.cli.launch import launch
+from kdrun.config.compose import Composer, compose
+from kdrun.config.options import Options
+from kdrun.config.sweep import check_jobs, jobs
+from kdrun.errors import Interrupted
+
+
+def run_sweep(composer: Composer, flags: Flags) -> int:
+    """Runs the jobs, writes the leaderboard and returns the exit code: the least of the jobs that failed.
+
+    Raises:
+        ConfigError: before job 0, if any job's config is at fault.
+    """
+    from kdrun.assembly import check_nodes  # here: a faulty sweep is refused without waiting for torch
+
+    configs = check_jobs(composer, jobs(composer, flags.overrides), check_nodes)
+    folder = new_folder(configs[0], "sweep").absolute()
+    spelled = composer.options.spell(flags.overrides)
+    codes: list[int] = []
+    task = job(folder, varying(composer.options, spelled), flags.config_dir, codes)
+    words = [re.sub(r"^\+(?!\+)", "++", word) for word in spelled]  # Hydra refuses + for what is there already
+    stopped = launch(task, ["-m", *words, f"hydra.sweep.dir={quoted(str(folder))}"], flags.config_dir)
+    if stopped:
+        return stopped
+    from kdrun.report.leaderboard import write
+
+    failed = write(folder)
+    return min(codes, default=int(failed > 0))
+
+
+def job(folder: Path, keys: Sequence[str], config_dir: Path | None, codes: list[int]) -> Callable[[Any], float]:
+    """Returns what Hydra calls for each job: one run, whose failure does not stop the others.
+
+    Args:
+        folder: of the sweep.
+        keys: what differs among its jobs.
+        config_dir: a folder of further YAML files.
+        codes: where the exit codes of failed jobs are added; those of jobs in other processes are not.
+    """
+    traced = os.environ.get("HYDRA_FULL_ERROR", "0")  # as the user set it: launch() sets it too
+
+    def train(cfg: Any) -> float:
+        overrides = list(HydraConfig.get().overrides.task)
+        label = f"{HydraConfig.get().job.num}_{described(overrides, keys)}".rstrip("_")
+        try:
+            from kdrun.run import run
+
+            summary = run(compose(overrides, config_dir), folder / label, overrides)
+            return float(summary.get("score", "nan"))
+        except Interrupted as fault:
+            raise SystemExit(complain(fault, label, traced)) from fault  # Hydra would go on with the next job
+        except Exception as fault:
+            codes.append(complain(fault, label, traced))
+            return float("nan")
+
+    return train
+
+
+def varying(options: Options, spelled: Sequence[str]) -> list[str]:
+    """Returns the keys that have several values."""
+    parsed = map(options.parse, spelled)
+    return [override.get_key_element() for override in parsed if override.is_sweep_override()]
+
+
+def described(overrides: Sequence[str], keys: Sequence[str]) -> str:
+    """Returns what sets a job apart as part of a folder's name: ``kd_seed=1``."""
+    parts = []
+    for key, _, value in (override.partition("=") for override in overrides):
+        if key in keys:
+            parts.append(value if key == "method" else f"{re.split(r'[.@]', key)[-1]}={value}")
+    return re.sub(r"[^\w.=,+@-]", "-", "_".join(parts))[:80]
+
+
+def quoted(text: str) -> str:
+    """Returns ``text`` as one quoted value of Hydra's grammar."""
+    return "'" + text.replace("'", "\\'") + "'"

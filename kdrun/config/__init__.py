@@ -1,0 +1,1 @@
+"""From words on the command line to checked plain dicts, and from those to objects."""

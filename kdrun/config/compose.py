@@ -1,0 +1,163 @@
+"""From overrides, as on the command line, to one plain, resolved and checked dict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdrun.config.options import Options, is_choice
+from kdrun.config.root import check_root
+from kdrun.config.suggest import did_you_mean
+from kdrun.config.tree import dig, dotted, has, leaves, node
+from kdrun.config.values import show
+from kdrun.errors import ConfigError
+
+TEXTS = ("name", "out", "resume")
+"""Root keys whose value is text even where it looks like a number: ``name=007``."""
+
+MODELS = ("assistants",)
+"""Keys of a method whose value lists models by their names in the group ``model``."""
+
+
+def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> dict[str, Any]:
+    """Returns the config of the run that ``overrides`` ask for.
+
+    It is plain and resolved. Every node that was chosen by name (dataset, teacher, student, method, both optimizers and
+    schedules, a method nested in another) carries that name under ``name``, and ``experiment`` holds the experiment's.
+    Strings under ``assistants`` of a method are replaced by the models that they name.
+    ``method.base=fitnets`` and ``teacher.recipe.optimizer=sgd`` choose options like ``method=kd`` does.
+
+    Args:
+        overrides: ``key=value``, ``group=option`` and ``+key=value``, in Hydra's grammar, without sweeps.
+        config_dir: a folder of further YAML files.
+
+    Raises:
+        ConfigError: if an override cannot be parsed, if a key or an option is unknown, or if a value of the root,
+            of the teacher's node or of its recipe is of the wrong type or out of range. A class's own arguments are
+            not looked at: that takes an import of torch.
+    """
+    return Composer(config_dir).compose(overrides)
+
+
+class Composer:
+    """Composes many runs, as a sweep needs it: what depends on the chosen options alone is composed once.
+
+    Args:
+        config_dir: a folder of further YAML files.
+    """
+
+    def __init__(self, config_dir: Path | None = None) -> None:
+        self.options = Options(config_dir)
+
+    def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """Returns the config of one run, as the function ``compose`` does."""
+        cfg, choices = self.merge(overrides)
+        config = resolve(cfg)
+        config["experiment"] = choices.get("experiment")
+        if type(config["name"]) in (int, float, str):  # a number where it is ${seed}
+            config["name"] = normalize("NFC", str(config["name"]))  # what looks the same is one folder
+        self._add_models(config["method"], "method")
+        check_root(config)
+        return config
+
+    def merge(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+        """Returns the config before its interpolations are resolved, and the option chosen at each place."""
+        parsed = [self.options.parse(override) for override in self.options.spell(overrides)]
+        for override in parsed:
+            if override.is_sweep_override():
+                raise ConfigError(override.key_or_group, "several values need -m")
+        base, choices, _ = self.options.chosen([override for override in parsed if is_choice(override)])
+        if base.trust:
+            raise ConfigError("trust", "is taken from the command line only, not from a file")
+        cfg = deepcopy(base)
+        for override in parsed:
+            if not is_choice(override):
+                put(cfg, base, override)
+        for package, name in named(choices).items():
+            add_name(cfg, package, name)  # before anything is resolved: name=${method.name}
+        return cfg, choices
+
+    def _add_models(self, node: Any, where: str) -> None:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            if key in MODELS and isinstance(value, list):
+                node[key] = [self._model(item, f"{where}.{key}") for item in value]
+            else:
+                self._add_models(value, f"{where}.{key}")
+
+    def _model(self, name: Any, where: str) -> Any:
+        return {"name": name, **self.options.model(name, where)} if isinstance(name, str) else name
+
+
+def put(cfg: DictConfig, base: DictConfig, override: Override) -> None:
+    """Sets in ``cfg`` what ``override`` says, if ``base``, which holds what the files say, has the key.
+
+    Raises:
+        ConfigError: if it has not, and neither is the key added (``+``) to a class outside kdrun.
+    """
+    raw = str(override.input_line).partition("=")[2]
+    for key, value in leaves(base, override.key_or_group, override.value()):
+        if not has(base, key):
+            check_new(base, key, added=override.is_add() or override.is_force_add())
+        if key in TEXTS and type(value) in (int, float):
+            value = raw
+        elif type(value) is int and isinstance(OmegaConf.select(base, key), float):
+            value = float(value)  # 4 and 4.0 are one temperature, and must be one key in the store
+        try:
+            OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+        except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as fault:
+            raise ConfigError(key, f"cannot be set to {show(value)}") from fault
+
+
+def check_new(base: DictConfig, key: str, added: bool) -> None:
+    """Refuses a ``key`` that the files lack, unless it may be added.
+
+    The YAML of a class of kdrun lists all that the class takes. Those of other packages are as long as is useful, and
+    may be added to; whether the class takes the key is checked later, against its signature.
+    """
+    parent = node(base, key.rpartition(".")[0])
+    maker = parent.get("_target_") if OmegaConf.is_dict(parent) else None
+    foreign = isinstance(maker, str) and not maker.startswith("kdrun.")
+    inner = parent is not base and maker is None and OmegaConf.is_dict(parent)
+    if not (added and (foreign or inner)):
+        meant = did_you_mean(key, dotted(base))
+        raise ConfigError(key, f"unknown key{meant or (f'; +{key}= adds one' if foreign else '')}")
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """Returns ``cfg`` as plain containers, every ``${...}`` replaced by its value.
+
+    Raises:
+        ConfigError: naming the key whose interpolation has no value.
+    """
+    try:
+        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as fault:
+        key = fault.full_key if isinstance(fault.full_key, str) else "config"
+        plain = OmegaConf.to_container(cfg, resolve=False)
+        raise ConfigError(key, f"no value for {dig(plain, key)}") from fault
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def named(choices: dict[str, str]) -> dict[str, str]:
+    """Returns the name of the option at each place; a teacher's own file goes before the model that it points at."""
+    names: dict[str, str] = {}
+    for key in sorted(choices, key=lambda key: key.startswith("model@")):
+        group, _, package = key.partition("@")
+        if choices[key] and group != "experiment":
+            names.setdefault(package or group, str(choices[key]).rpartition("/")[2])
+    return names
+
+
+def add_name(cfg: DictConfig, package: str, name: str) -> None:
+    """Writes ``name`` first into the node at ``package``, if there still is one."""
+    found = node(cfg, package)
+    if isinstance(found, DictConfig):
+        OmegaConf.update(cfg, package, OmegaConf.merge({"name": name}, found), merge=False)

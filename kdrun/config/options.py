@@ -1,0 +1,212 @@
+"""The options of each group, and what a choice among them composes to: all that is asked of Hydra's loader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
+
+from kdrun.config.places import CONF, register
+from kdrun.config.root import GROUPS
+from kdrun.config.suggest import did_you_mean
+from kdrun.config.values import show
+from kdrun.errors import ConfigError
+
+OURS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+"""Where runs go, which ``out`` and ``name`` say; Hydra's own keys would be passed over without a word."""
+
+
+class Chosen(NamedTuple):
+    """What options chosen by name compose to."""
+
+    cfg: DictConfig
+    """The run's config as the files say, ``${...}`` as written."""
+    names: dict[str, str]
+    """The option chosen at each place: ``method`` or ``optimizer@teacher.recipe.optimizer``."""
+    hydra: DictConfig
+    """Hydra's own part: its mode, its sweeper and what that is to sweep over."""
+
+
+def is_choice(override: Override) -> bool:
+    """Whether ``override`` chooses an option of a group, or sets something of Hydra's own."""
+    key = override.key_or_group
+    chosen = key in GROUPS and not isinstance(override.value(), dict)
+    return chosen or override.package is not None or key.startswith(("hydra/", "hydra."))
+
+
+def quote(override: str) -> str:
+    """Returns ``override`` with its value in quotes, as Hydra wants what has letters beyond ASCII."""
+    key, _, value = override.partition("=")
+    return f"{key}='{value}'" if value and not set(value) & set("',[]{}$") else ""
+
+
+class Options:
+    """Hydra's loader over the shipped YAML files, the user's own and those of plugins.
+
+    Args:
+        config_dir: a folder of further YAML files.
+
+    Raises:
+        ConfigError: if there is no such folder.
+    """
+
+    def __init__(self, config_dir: Path | None = None) -> None:
+        setup_globals()
+        register()
+        path = create_config_search_path(str(CONF))
+        if config_dir is not None:
+            if not config_dir.is_dir():
+                raise ConfigError("--config-dir", f"no folder {str(config_dir)!r}")
+            last = SearchPathQuery(provider="schema")
+            path.prepend("command-line", f"file://{config_dir.absolute()}", last)
+        self.loader = ConfigLoaderImpl(path)
+        self.parser = OverridesParser.create(config_loader=self.loader)
+        self._chosen: dict[tuple[str, ...], Chosen] = {}
+
+    def parse(self, override: str) -> Override:
+        """Returns ``override`` parsed.
+
+        Raises:
+            ConfigError: if it cannot be, if it takes a key away, or if it sets what is kdrun's to set.
+        """
+        key = override.partition("=")[0].strip().lstrip("+~") or "command line"
+        quoted = quote(override)
+        parsed = self._parsed(override) or (not override.isascii() and self._parsed(quoted)) or None
+        if parsed is None or not parsed.key_or_group:
+            way_out = f"; in quotes: {quoted}" if self._parsed(quoted) and key != "command line" else ""
+            raise ConfigError(key, f"cannot parse {override!r}{way_out}")
+        if key in OURS:
+            raise ConfigError(key, "is set by kdrun; use out= and name=")
+        if parsed.is_delete():
+            way_out = "; choose teacher=none" if key == "teacher" else ""
+            raise ConfigError(key, f"cannot be taken away{way_out}")
+        return parsed
+
+    def _parsed(self, override: str) -> Override | None:
+        try:
+            return self.parser.parse_overrides([override])[0]
+        except HydraException:
+            return None
+
+    def names(self, group: str) -> list[str]:
+        """Returns the names of the options of ``group``, in order."""
+        return sorted(self.loader.get_group_options(group))
+
+    def spell(self, overrides: Sequence[str]) -> list[str]:
+        """Returns ``overrides`` with ``method.base=kd`` as Hydra knows it: ``method@method.base=kd``.
+
+        So is every place where a defaults list puts an option: ``optimizer@teacher.recipe.optimizer``, too. Of a sweep
+        the first value of each override says which places there are.
+        """
+        spelled = list(overrides)
+        while True:
+            parsed = [self.parse(override) for override in spelled]
+            slots = self._slots([self.first(o) for o in parsed if is_choice(o)])
+            renamed = [self._spelled(override, slots) for override in parsed]
+            if renamed == spelled:
+                return spelled
+            spelled = renamed
+
+    def _slots(self, choices: Sequence[Override]) -> dict[str, str]:
+        keys = self.chosen(choices).names
+        packages = {key.partition("@")[2]: key for key in keys if "@" in key}
+        return {package: key for package, key in packages.items() if package not in GROUPS}
+
+    def _spelled(self, override: Override, slots: dict[str, str]) -> str:
+        line = str(override.input_line)
+        key = override.key_or_group
+        if is_choice(override):
+            return line.lstrip("+") if key in GROUPS else line
+        if key in slots and not isinstance(override.value(), dict):
+            return f"{slots[key]}={line.partition('=')[2]}"
+        return line
+
+    def first(self, override: Override) -> Override:
+        """Returns ``override``, or that for the first of its values where it sweeps over several.
+
+        Raises:
+            ConfigError: if there are none.
+        """
+        if not override.is_discrete_sweep():
+            return override
+        value = next(iter(override.sweep_string_iterator()), None)
+        if value is None:
+            raise ConfigError(override.key_or_group, f"{override.input_line!r} matches nothing")
+        return self.parse(f"{override.get_key_element()}={value}")
+
+    def chosen(self, choices: Sequence[Override]) -> Chosen:
+        """Returns what the files of the chosen options say; to be read, not written.
+
+        Raises:
+            ConfigError: if an option is not there, or a file cannot be read.
+        """
+        lines = tuple(str(choice.input_line) for choice in choices)
+        if lines not in self._chosen:
+            for choice in choices:
+                self._check_choice(choice)
+            cfg = self._load("train", lines)
+            with open_dict(cfg):
+                hydra = cfg.pop("hydra")
+            names = {key: value for key, value in hydra.runtime.choices.items() if not key.startswith("hydra/")}
+            self._chosen[lines] = Chosen(cfg, names, hydra)
+        return self._chosen[lines]
+
+    def header(self, group: str, name: str) -> str:
+        """Returns the first comment line of an option's file, which says in one line what it is."""
+        source = next(s for s in self.loader.repository.get_sources() if s.is_config(f"{group}/{name}"))
+        if source.scheme() == "pkg":
+            text = files(source.path).joinpath(group, f"{name}.yaml").read_text("utf-8")
+        else:
+            text = Path(source.path, group, f"{name}.yaml").read_text("utf-8")
+        comments = (line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+        return next((line for line in comments if not line.startswith("@package")), "")
+
+    def model(self, name: str, where: str) -> dict[str, Any]:
+        """Returns the model of that name as a plain node."""
+        self._check_option("model", name, where)
+        loaded = OmegaConf.to_container(self._load(f"model/{name}", ()).model, resolve=True)
+        assert isinstance(loaded, dict)
+        return {str(key): value for key, value in loaded.items()}
+
+    def _check_choice(self, choice: Override) -> None:
+        group, where, value = choice.key_or_group, choice.package or choice.key_or_group, choice.value()
+        if group.startswith("hydra"):
+            return
+        if choice.is_sweep_override():
+            raise ConfigError(where, "several values need -m")
+        if isinstance(value, list):
+            raise ConfigError(where, "takes one option, not a list")
+        self._check_option(group, value, where)
+
+    def _check_option(self, group: str, name: Any, where: str) -> None:
+        if not isinstance(name, str) or not self.loader.repository.config_exists(f"{group}/{name}"):
+            names = self.names(group)
+            meant = did_you_mean("none" if name is None else str(name), names)
+            many = f"kdrun ls {group if group in GROUPS else 'student'} lists all {len(names)}"
+            have = f"have: {', '.join(names)}" if len(names) <= 12 else many
+            raise ConfigError(where, f"no option {show(name)} ({have}){meant}")
+
+    def _load(self, name: str, lines: Sequence[str]) -> DictConfig:
+        try:
+            return self.loader.load_configuration(name, list(lines), RunMode.RUN)
+        except MarkedYAMLError as fault:
+            mark = fault.problem_mark
+            where = f"{mark.name}:{mark.line + 1}" if mark else name
+            raise ConfigError(where, f"cannot be read as YAML: {fault.problem}") from fault
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as fault:
+            text = " ".join((str(fault) or str(fault.__cause__)).partition("Config search path")[0].split())
+            keys = [line.partition("=")[0].lstrip("+") for line in lines]
+            raise ConfigError(next((key for key in keys if key in text), "config"), text) from fault

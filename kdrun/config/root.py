@@ -1,0 +1,113 @@
+"""The root of every run's config: its keys, what they take, and what is said of those that are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, get_type_hints
+
+from kdrun.config.suggest import did_you_mean
+from kdrun.config.values import Form, fit
+from kdrun.errors import ConfigError
+
+GROUPS = ("dataset", "teacher", "student", "method", "optimizer", "schedule", "experiment")
+"""What is chosen by name; ``model`` is a group too, but only teacher and student files use it."""
+
+Seed = Annotated[int, "[0, 4294967295]"]  # what numpy takes; torch would take more
+Path = Annotated[str, Form(r"[^\0]+", "is not a path")]
+Device = Annotated[str, Form(r"cpu|cuda(:\d+)?|auto", "is not cpu, cuda, cuda:N or auto")]
+Name = Annotated[
+    str,
+    Form(
+        r"(?![.-])(?!.*\.\.)[\w .=,+@-]{1,100}",
+        "may only hold letters, digits, spaces and _.=,+@-, at most 100, no '..', and start with neither '.' nor '-'",
+    ),
+]
+Each = list[float] | None
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """How the teacher is trained."""
+
+    epochs: Annotated[int, "[1, 100000]"] = 20
+    batch_size: Annotated[int, "[1, 1000000]"] = 64
+    stop_at: float | None = None
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class Teacher:
+    """What stands in the teacher's node beside its model."""
+
+    seed: Seed = 0
+    checkpoint: Path | None = None
+    mean: Each = None
+    std: Each = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Root:
+    """The keys of a run."""
+
+    dataset: dict[str, Any]
+    teacher: dict[str, Any] | None
+    student: dict[str, Any]
+    method: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    experiment: str | None = None
+    claims: Any = None
+    seed: Seed = 0
+    epochs: Annotated[int, "[1, 100000]"] = 20
+    batch_size: Annotated[int, "[1, 1000000]"] = 64
+    device: Device = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    threads: Annotated[int, "[1, 1024]"] = 1
+    resume: Path | None = None
+    out: Path = "outputs"
+    name: Name | None = None
+    trust: list[str] = field(default_factory=list)
+    baseline: bool = True
+    fast_dev_run: bool = False
+    dry_run: bool = False
+
+
+def check_root(config: Mapping[str, Any]) -> None:
+    """Refuses what the keys of the root, of the teacher's node and of its recipe do not take; needs no torch.
+
+    Raises:
+        ConfigError: naming the first key that is unknown, missing, of the wrong type or out of range.
+    """
+    check_keys(config, Root, "")
+    teacher = config["teacher"]
+    if teacher is not None:
+        check_keys(teacher, Teacher, "teacher", closed=False)
+        check_keys(teacher["recipe"], Recipe, "teacher.recipe")
+
+
+def check_keys(node: Mapping[str, Any], schema: type, where: str, closed: bool = True) -> None:
+    """Refuses a ``node`` whose values are not what the fields of ``schema`` take.
+
+    Args:
+        node: the keys and values.
+        schema: a dataclass.
+        where: the dotted key of ``node``, or "" for the root.
+        closed: whether a key that ``schema`` lacks is refused.
+
+    Raises:
+        ConfigError: naming the dotted key.
+    """
+    hints = get_type_hints(schema, include_extras=True)
+    places = {key: f"{where}.{key}" if where else key for key in [*hints, *node]}
+    for key in node:
+        if closed and key not in hints:
+            meant = did_you_mean(places[key], [places[known] for known in hints])
+            raise ConfigError(places[key], f"unknown key{meant}")
+    for key, hint in hints.items():
+        if key not in node:
+            raise ConfigError(places[key], "missing")
+        fit(node[key], hint, places[key])

@@ -1,0 +1,62 @@
+"""What somebody who mistyped a key or an option probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+SYNONYMS = {
+    "T": ("temperature",),
+    "tau": ("temperature",),
+    "temp": ("temperature",),
+    "lr": ("lr", "optimizer.lr"),
+    "learning_rate": ("lr", "optimizer.lr"),
+    "wd": ("weight_decay", "optimizer.weight_decay"),
+    "momentum": ("optimizer.momentum",),
+    "bs": ("batch_size",),
+    "batch": ("batch_size",),
+    "ckpt": ("checkpoint", "teacher.checkpoint", "resume"),
+    "weights": ("checkpoint", "teacher.checkpoint"),
+    "data": ("dataset",),
+    "data_dir": ("root", "dataset.root"),
+    "data_root": ("root", "dataset.root"),
+    "num_epochs": ("epochs",),
+    "max_epochs": ("epochs",),
+    "n_epochs": ("epochs",),
+    "num_classes": ("classes", "dataset.classes"),
+    "alpha": ("kd_weight", "method.kd_weight"),
+    "scheduler": ("schedule",),
+    "lr_scheduler": ("schedule",),
+    "optim": ("optimizer",),
+    "model": ("student",),
+    "amp": ("precision",),
+    "output": ("out",),
+    "output_dir": ("out",),
+    "num_threads": ("threads",),
+    "run_name": ("name",),
+}
+"""What others call it -> what it is called here, beside it or from the root; the first that exists is offered."""
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Returns ``"; did you mean 'x'?"`` for the dotted key or option in ``words`` nearest to ``word``, or nothing."""
+    found = nearest(word, sorted(words))
+    return f"; did you mean {found!r}?" if found else ""
+
+
+def nearest(word: str, words: list[str]) -> str | None:
+    """Returns the one of ``words`` that ``word`` stands for: by another name, by a slip, or in another place."""
+    if word in words:
+        return word
+    parent, _, last = word.rpartition(".")
+    renamed = SYNONYMS.get(last, ())
+    for other in [*(f"{parent}.{name}" if parent else name for name in renamed), *renamed]:
+        if other in words:
+            return other
+    beside = {key.rpartition(".")[2]: key for key in words if key.rpartition(".")[0] == parent}
+    anywhere = {key.rpartition(".")[2]: key for key in reversed(words)}
+    for names, slip in ((beside, last), ({key: key for key in words}, word), (anywhere, last)):
+        # By last names first: what dotted keys share at their start says nothing.
+        for name in get_close_matches(slip, names, n=1, cutoff=0.6 if names is beside else 0.8):
+            return names[name]
+    return None

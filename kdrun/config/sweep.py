@@ -1,0 +1,88 @@
+"""A sweep as the list of its jobs, each checked before the first one starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+
+from kdrun.config.compose import Composer
+from kdrun.config.options import is_choice
+from kdrun.errors import ConfigError
+
+LIMIT = 1000
+"""Jobs of one sweep: more than this is a slip, such as ``seed=range(1000000000)``."""
+
+
+def sweep(overrides: Sequence[str], config_dir: Path | None = None) -> list[list[str]]:
+    """Returns the overrides of every job of the sweep that ``overrides`` ask for, in the order of the jobs.
+
+    ``a=1,2``, ``choice(...)``, ``range(...)`` and ``glob(...)`` are taken, as is ``hydra.sweeper.params`` of a file. An
+    ``interval(...)``, which only an optimizing sweeper takes, stands for its two ends.
+
+    Args:
+        overrides: in Hydra's grammar.
+        config_dir: a folder of further YAML files.
+
+    Raises:
+        ConfigError: if an override cannot be parsed, or if there are more than ``LIMIT`` jobs.
+    """
+    return jobs(Composer(config_dir), overrides)
+
+
+def jobs(composer: Composer, overrides: Sequence[str]) -> list[list[str]]:
+    """Returns the overrides of every job, as ``sweep`` does."""
+    parsed = [composer.options.parse(override) for override in composer.options.spell(overrides)]
+    axes = []
+    for override in [*params(composer, parsed), *parsed]:
+        composer.options.first(override)
+        axes.append(list(islice(values(override), LIMIT + 1)))
+        if prod(map(len, axes)) > LIMIT:
+            raise ConfigError(override.key_or_group, f"a sweep of more than {LIMIT} jobs; split it")
+    return [list(job) for job in product(*axes)]
+
+
+def params(composer: Composer, parsed: Sequence[Override]) -> list[Override]:
+    """Returns what files say to sweep over: ``hydra: {sweeper: {params: {seed: "0,1"}}}`` in an experiment."""
+    choices = [composer.options.first(override) for override in parsed if is_choice(override)]
+    listed = composer.options.chosen(choices).hydra.sweeper.get("params") or {}
+    return [composer.options.parse(f"{key}={value}") for key, value in listed.items()]
+
+
+def values(override: Override) -> Iterator[str]:
+    """Yields ``override`` once for each value that it sweeps over."""
+    key = override.get_key_element()
+    if override.is_interval_sweep():
+        ends: Any = override.value()
+        yield from (f"{key}={end}" for end in (ends.start, ends.end))
+    elif override.is_sweep_override():
+        yield from (f"{key}={value}" for value in override.sweep_string_iterator())
+    else:
+        yield str(override.input_line)
+
+
+def check_jobs(
+    composer: Composer, all_jobs: Sequence[Sequence[str]], check: Callable[[dict[str, Any]], None]
+) -> list[dict[str, Any]]:
+    """Returns the config of every job, composed and checked.
+
+    Raises:
+        ConfigError: of the first job that is at fault, saying how many others are so too.
+    """
+    configs, faults = [], []
+    for overrides in all_jobs:
+        try:
+            config = composer.compose(overrides)
+            check(config)
+            configs.append(config)
+        except ConfigError as fault:
+            faults.append(fault)
+    if faults:
+        same = sum(str(fault) == str(faults[0]) for fault in faults)
+        among = f" (in {same} of {len(all_jobs)} jobs)" if len(all_jobs) > 1 else ""
+        raise ConfigError(faults[0].where, faults[0].what + among)
+    return configs

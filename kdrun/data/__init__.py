@@ -1,0 +1,1 @@
+"""Data sets: read, checked, split, and handed out as batches."""

@@ -1,0 +1,119 @@
+"""Fetching a data set with torchvision: once, whole, and never half-way into place."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from kdrun.errors import InputError
+
+LOCK = ".download.lock"
+
+TIMEOUT = 30.0
+"""Seconds without a byte; urllib alone would wait for ever behind a firewall that drops packets."""
+
+Fetch = Callable[[Path], None]
+"""Downloads a data set, laid out as below ``root``, into the folder it is given."""
+
+
+def ensure(root: Path, folder: str, names: list[str], missing: Callable[[], list[str]], fetch: Fetch | None) -> None:
+    """Sees to it that the files of a data set are there, downloading them if they are not.
+
+    Args:
+        root: the folder of all data sets.
+        folder: this one's, below it.
+        names: of its files.
+        missing: says which of them are not there.
+        fetch: downloads them; None to look only.
+
+    Raises:
+        InputError: if some are missing and were not to be had; it says which, where they go, and what else to do.
+    """
+    if not missing():
+        return
+    reason = "" if fetch is None else _fetch(root, folder, missing, fetch)
+    lacking = missing()
+    if lacking:
+        raise InputError("dataset.root", _lacking(root, folder, names, lacking, reason))
+
+
+def torchvision(kind: str, **settings: Any) -> Fetch:
+    """Returns what downloads the data set that torchvision calls ``kind``."""
+
+    def fetch(scratch: Path) -> None:
+        import torchvision.datasets  # costs a second and more
+
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it does
+            getattr(torchvision.datasets, kind)(str(scratch), download=True, **settings)
+
+    return fetch
+
+
+def _lacking(root: Path, folder: str, names: list[str], lacking: list[str], reason: str) -> str:
+    place = root / folder
+    where = f"{', '.join(lacking)} not found in {place}" if root.is_dir() else f"no such folder '{root}'"
+    failed = f" and the download failed ({reason})" if reason else ""
+    return (
+        f"{where}{failed}; place {', '.join(names)} in {place}, or point dataset.root= or the environment's "
+        "KDRUN_DATA to where they are, or use dataset=digits, which needs no download"
+    )
+
+
+def _fetch(root: Path, folder: str, missing: Callable[[], list[str]], fetch: Fetch) -> str:
+    """Downloads into a folder of its own, then moves the files; returns why that failed, or nothing."""
+    try:
+        with _scratch(root) as scratch, _timeout():
+            if missing():  # another process may have been first
+                fetch(scratch)
+                _publish(scratch / folder, root / folder)
+    except (OSError, RuntimeError, ImportError, http.client.HTTPException) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
+@contextlib.contextmanager
+def _scratch(root: Path) -> Iterator[Path]:
+    new = [path for path in (root, *root.parents) if not path.exists()]
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / LOCK):
+        for leftover in root.glob(".download.*/"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(dir=root, prefix=".download."))
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            _remove_empty(root, new)
+
+
+def _remove_empty(root: Path, new: list[Path]) -> None:
+    if root in new and [path.name for path in root.iterdir()] == [LOCK]:
+        (root / LOCK).unlink()
+        for path in new:
+            path.rmdir()
+
+
+@contextlib.contextmanager
+def _timeout() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _publish(scratch: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in scratch.iterdir():
+        os.replace(path, folder / path.name)

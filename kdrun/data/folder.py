@@ -1,0 +1,104 @@
+"""A folder of one's own images, in a folder per class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+
+from kdrun.data import pictures
+from kdrun.data.cache import cached
+from kdrun.data.source import Source, Split, check
+from kdrun.data.splits import set_aside
+from kdrun.errors import ConfigError, InputError
+
+
+@dataclass(kw_only=True)
+class Folder(Source):
+    """Image files in ``root/<class>``, or in ``root/train/<class>`` and ``root/test/<class>`` (or ``val``).
+
+    All files are decoded when they are read, so that none fails later. The classes are the folders, by name.
+
+    Args:
+        root: the folder.
+        classes: how many there must be; 0 to count them, which looks for the folders at once.
+        channels: 1 turns images grey, 3 grey ones into three equal channels.
+        fit: scale width and height each to ``size``, or the shorter one and cut out the centre.
+        test_fraction: of the images, as often of each class as may be and always the same ones, makes the test
+            split where no folder does.
+
+    Raises:
+        InputError: if ``classes`` are to be counted and there is no folder.
+    """
+
+    channels: Literal[1, 3] = 3
+    size: Annotated[int, "[1, inf)"] = 32
+    classes: Annotated[int, "[0, inf)"] = 0
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    crop: Annotated[int, "[0, inf)"] = 4
+    flip: bool = True
+    root: str = "data/images"
+    fit: pictures.Fit = "crop"
+    test_fraction: Annotated[float, "(0, 1)"] = 0.2
+
+    def __post_init__(self) -> None:
+        counted = self.classes or len(self._class_folders())
+        self.classes = counted
+        super().__post_init__()
+
+    def read(self) -> tuple[Split, Split]:
+        found = self._class_folders()
+        if len(found) != self.classes:
+            what = f"{self.classes}, but {found[0].parent} has {len(found)} folders; leave it out to count them"
+            raise ConfigError("dataset.classes", what)
+        self.names = [folder.name for folder in found]
+        train = [path for folder in found for path in pictures.listed(folder)]
+        test = self._test_paths()
+        return cached(self, Path(self.root), train + test, lambda: self._parse(train, test))
+
+    def _class_folders(self) -> list[Path]:
+        root = Path(self.root)
+        if not root.is_dir():
+            raise InputError("dataset.root", f"no such folder '{root}'; give the one that holds a folder per class")
+        place = root / "train" if (root / "train").is_dir() else root
+        found = _folders(place)
+        if not found:
+            raise InputError(
+                "dataset.root", f"no folders in '{place}'; put the images of each class into one of its own"
+            )
+        return found
+
+    def _test_paths(self) -> list[Path]:
+        root = Path(self.root)
+        if not (root / "train").is_dir():
+            return []
+        place = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+        if place is None:
+            return []
+        for folder in _folders(place):
+            if folder.name not in self.names:
+                raise InputError(str(folder), f"no such class in {root / 'train'}; rename or remove it")
+        return [path for folder in _folders(place) for path in pictures.listed(folder)]
+
+    def _parse(self, train: list[Path], test: list[Path]) -> tuple[Split, Split]:
+        whole = self._split(train)
+        if test:
+            return whole, self._split(test)
+        return set_aside(whole, round(whole.size * self.test_fraction), "folder")
+
+    def _split(self, paths: list[Path]) -> Split:
+        images, _ = pictures.gathered(paths, (self.channels, self.native, self.native), self._load)
+        labels = torch.tensor([self.names.index(path.parent.name) for path in paths], dtype=torch.int64)
+        return check(Split(images, labels), self, self.root)
+
+    def _load(self, path: Path) -> np.ndarray:
+        image = pictures.opened(path, "L" if self.channels == 1 else "RGB")
+        return pictures.pixels(pictures.fitted(image, self.native, self.fit))
+
+
+def _folders(place: Path) -> list[Path]:
+    return sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] not in "._")

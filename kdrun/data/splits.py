@@ -1,0 +1,122 @@
+"""The parts of a data set: to train on, to select by, to report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdrun.data.source import Source, Split
+from kdrun.errors import ConfigError
+from kdrun.runtime import derive
+
+
+@dataclass
+class Data:
+    """A data set, read and split; every image of it in memory."""
+
+    source: Source
+    train: Split
+    """The training images but for the validation ones."""
+    few: Split
+    """What the student trains on: ``train`` itself, or ``train_size`` images of it."""
+    val: Split
+    test: Split
+    digest: str
+    """sha256 of all training images and targets, as read: before they were padded or split."""
+    notes: list[str]
+    """What a user should know of it, one line each."""
+
+    @classmethod
+    def read(cls, source: Source) -> Data:
+        """Reads ``source`` and splits it; the same ``split_seed`` gives the same split.
+
+        Raises:
+            ConfigError: if a split would be empty, or ``train_size`` is more than there is.
+            InputError: if files are missing or unfit.
+        """
+        whole, test = source.read()
+        digest = source.digest or whole.digest()
+        whole, test = _pad(whole, source.size), _pad(test, source.size)
+        train, val = _apart(whole, _held_back(whole.size, source))
+        notes = [*source.notes, *_missing(train, "training", source), *_missing(val, "validation", source)]
+        return cls(source, train, _few(train, source), val, test, digest, notes)
+
+    def to(self, device: torch.device) -> Data:
+        """Returns the data on ``device``."""
+        train = self.train.to(device)
+        few = train if self.few is self.train else self.few.to(device)
+        return replace(self, train=train, few=few, val=self.val.to(device), test=self.test.to(device))
+
+
+def balanced(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Returns ``count`` places of ``labels``, drawn at random and as equally often from each class as may be.
+
+    Args:
+        labels: (N,) int64.
+        count: at most N.
+        generator: draws them.
+
+    Returns:
+        (count,) int64, ascending.
+    """
+    order = torch.randperm(len(labels), generator=generator)
+    shuffled = labels[order]
+    turn = F.one_hot(shuffled).cumsum(0).gather(1, shuffled[:, None])[:, 0]
+    return order[turn.argsort(stable=True)[:count]].sort().values
+
+
+def set_aside(whole: Split, count: int, name: str) -> tuple[Split, Split]:
+    """Returns ``whole`` without a test split, and that: always the same for a ``name``, balanced over the classes."""
+    generator = torch.Generator().manual_seed(derive(0, name, "test"))
+    return _apart(whole, balanced(whole.targets, count, generator))
+
+
+def _apart(split: Split, index: Tensor) -> tuple[Split, Split]:
+    inside = torch.zeros(split.size, dtype=torch.bool)
+    inside[index] = True
+    return split.take((~inside).nonzero()[:, 0]), split.take(inside.nonzero()[:, 0])
+
+
+def _held_back(count: int, source: Source) -> Tensor:
+    held = round(count * source.val_fraction)
+    if not 0 < held < count:
+        part = "validation" if held == 0 else "training"
+        what = f"{source.val_fraction:g} leaves no {part} images of {count}; use another fraction"
+        raise ConfigError("dataset.val_fraction", what)
+    generator = torch.Generator().manual_seed(derive(source.split_seed, "validation"))
+    return torch.randperm(count, generator=generator)[:held]
+
+
+def _few(train: Split, source: Source) -> Split:
+    count = source.train_size
+    if count is None:
+        return train
+    if not 0 < count <= train.size:
+        what = f"{count} of {train.size} training images; use at most {train.size}, or leave it out for all"
+        raise ConfigError("dataset.train_size", what)
+    generator = torch.Generator().manual_seed(derive(source.split_seed, "few"))
+    labels = train.targets if source.task == "classification" else torch.zeros(train.size, dtype=torch.int64)
+    return train.take(balanced(labels, count, generator))
+
+
+def _missing(split: Split, part: str, source: Source) -> list[str]:
+    if source.task != "classification":
+        return []
+    counts = torch.bincount(split.targets, minlength=source.classes).tolist()
+    absent = [name for name, count in zip(source.names, counts, strict=True) if count == 0]
+    return [f"no {part} images of class {', '.join(absent)}"] if absent else []
+
+
+def _pad(split: Split, size: int) -> Split:
+    def padded(images: Tensor) -> Tensor:
+        room = size - images.shape[-1]
+        before, after = room // 2, room - room // 2
+        return F.pad(images, (before, after, before, after))
+
+    images, targets = split
+    if images.shape[-1] == size:
+        return split
+    return Split(padded(images), padded(targets) if targets.dtype == torch.uint8 else targets)

@@ -1,0 +1,101 @@
+"""Batches out of a split: shuffled and augmented to train on, or in order to score by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kdrun.data import augment
+from kdrun.data.source import Source, Split
+from kdrun.errors import ConfigError
+from kdrun.runtime import derive
+from kdrun.stage import Batch
+
+
+class Stream:
+    """The shuffled, augmented batches of a split; the same seed and name give the same bits on every device.
+
+    All random numbers of an epoch are drawn on the CPU at its start, so a step is a slice of them, and an epoch
+    can be entered at any batch. A last batch of one image, which BatchNorm cannot take, joins the one before.
+
+    Args:
+        split: its images stay uint8 until a batch is made.
+        source: how its images are augmented and normalized.
+        batch_size: images per batch, at most ``split.size``.
+        seed: of the run or of the teacher.
+        name: of the stage; stages of other names see other orders.
+        device: where batches are made.
+
+    Raises:
+        ConfigError: if a batch is larger than the split.
+    """
+
+    def __init__(
+        self, split: Split, source: Source, batch_size: int, seed: int, name: str, device: torch.device
+    ) -> None:
+        if batch_size > split.size:
+            what = f"{batch_size} exceeds the {split.size} training images; use at most {split.size}"
+            raise ConfigError("batch_size", what)
+        self.size = split.size
+        self.views = augment.views(source.crop, source.flip)
+        self.seed = seed
+        self.name = name
+        self._split = split.to(device)
+        self._look = _Look.of(source, device)
+        self._bounds = _bounds(split.size, batch_size)
+
+    def __len__(self) -> int:
+        """Returns the number of batches in an epoch."""
+        return len(self._bounds)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Yields the batches of epoch ``number`` (from 1), beginning with batch ``start`` (from 0)."""
+        generator = torch.Generator().manual_seed(derive(self.seed, self.name, number))
+        device = self._split.images.device
+        order = torch.randperm(self.size, generator=generator).to(device)
+        view = torch.randint(self.views, (self.size,), generator=generator).to(device)
+        for low, high in self._bounds[start:]:
+            yield self._look.batch(self._split, order[low:high], view[low:high], number)
+
+
+def batches(split: Split, source: Source, batch_size: int, device: torch.device) -> Iterator[Batch]:
+    """Yields a split in order and as it is, for scores; the epoch is 0 and the last batch may be smaller."""
+    split, look = split.to(device), _Look.of(source, device)
+    as_is = augment.identity(source.crop, source.flip)
+    for low in range(0, split.size, batch_size):
+        index = torch.arange(low, min(low + batch_size, split.size), device=device)
+        yield look.batch(split, index, torch.full_like(index, as_is), 0, still=True)
+
+
+class _Look(NamedTuple):
+    """How a source's pixels become a model's input."""
+
+    crop: int
+    flip: bool
+    shift: Tensor  # (C, 1, 1)
+    scale: Tensor  # (C, 1, 1)
+
+    @classmethod
+    def of(cls, source: Source, device: torch.device) -> _Look:
+        mean, std = (torch.tensor(each, dtype=torch.float32).view(-1, 1, 1) for each in (source.mean, source.std))
+        return cls(source.crop, source.flip, (-mean / std).to(device), (1 / (255 * std)).to(device))
+
+    def batch(self, split: Split, index: Tensor, view: Tensor, epoch: int, still: bool = False) -> Batch:
+        def shown(pixels: Tensor) -> Tensor:
+            taken = pixels.index_select(0, index)
+            seen = taken if still else augment.augment(taken, view, self.crop, self.flip)
+            return torch.addcmul(self.shift, seen, self.scale)
+
+        images, targets = split
+        paired = targets.dtype == torch.uint8
+        return Batch(shown(images), shown(targets) if paired else targets[index], index, view, epoch)
+
+
+def _bounds(size: int, batch_size: int) -> list[tuple[int, int]]:
+    lows = list(range(0, size, batch_size))
+    if len(lows) > 1 and size - lows[-1] == 1 and batch_size > 1:
+        lows.pop()
+    return list(zip(lows, [*lows[1:], size], strict=True))

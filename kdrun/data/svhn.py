@@ -1,0 +1,96 @@
+"""SVHN: house numbers, cropped to their digits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from kdrun.data import raw
+from kdrun.data.cache import cached
+from kdrun.data.download import ensure, torchvision
+from kdrun.data.source import Source, Split, check
+from kdrun.errors import InputError
+
+LARGEST = 1 << 31
+"""Bytes: the largest file of SVHN has 182 million."""
+
+MD5 = {
+    "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+    "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+}
+
+
+@dataclass(kw_only=True)
+class SVHN(Source):
+    """73,257 + 26,032 digits of 32 x 32 pixels off house numbers (Y. Netzer et al., 2011).
+
+    Args:
+        root: the folder of all data sets.
+        verify: whether the files must be the published ones.
+        download: whether to fetch them where they are missing.
+    """
+
+    channels: Literal[3] = 3
+    size: Literal[32] = 32
+    classes: Literal[10] = 10
+    mean: list[float] = field(default_factory=lambda: [0.4377, 0.4438, 0.4728])
+    std: list[float] = field(default_factory=lambda: [0.1980, 0.2010, 0.1970])
+    root: str = "data"
+    verify: bool = True
+    download: bool = True
+    folder: ClassVar[str] = "SVHN"
+
+    def read(self) -> tuple[Split, Split]:
+        ensure(Path(self.root), self.folder, list(MD5), self._missing, _fetch if self.download else None)
+        return cached(self, self._place, [self._place / name for name in MD5], self._parse)
+
+    @property
+    def _place(self) -> Path:
+        return Path(self.root) / self.folder
+
+    def _missing(self) -> list[str]:
+        return [name for name in MD5 if not (self._place / name).is_file()]
+
+    def _parse(self) -> tuple[Split, Split]:
+        train, test = (self._split(self._place / name, md5) for name, md5 in MD5.items())
+        return train, test
+
+    def _split(self, path: Path, md5: str) -> Split:
+        with raw.opened(path) as file:
+            content = raw.take(file, path, LARGEST)
+        raw.verify(path, content, md5 if self.verify else None)
+        pixels, digits = _arrays(content, path)
+        labels = torch.from_numpy(digits.astype(np.int64).reshape(-1))
+        labels[labels == 10] = 0  # the published files count from 1 and have the digit 0 last
+        images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)))
+        return check(Split(images, labels), self, str(path))
+
+
+def _arrays(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.io import loadmat
+
+    try:
+        found: dict[str, Any] = loadmat(BytesIO(content), variable_names=["X", "y"])
+    except Exception as error:  # a damaged file can raise anything at all
+        raise InputError(str(path), f"not a MATLAB file ({' '.join(str(error).split())}); fetch it again") from None
+    pixels, digits = found.get("X"), found.get("y")
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.dtype != np.uint8
+        or pixels.shape[:3] != (32, 32, 3)
+        or pixels.ndim != 4
+    ):
+        raise InputError(str(path), "holds no X of 32 x 32 x 3 x N bytes; fetch it again")
+    if not isinstance(digits, np.ndarray) or digits.dtype.kind not in "iu":
+        raise InputError(str(path), "holds no y of whole numbers; fetch it again")
+    return pixels, digits
+
+
+def _fetch(scratch: Path) -> None:
+    for part in ("train", "test"):
+        torchvision("SVHN", split=part)(scratch / SVHN.folder)
