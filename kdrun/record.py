@@ -218,7 +218,8 @@ class StageJournal:
         return files.save(self.path, state)
 
     def load(self) -> State | None:
-        state = files.load(self.last)[0] if self.last.is_file() else {"format": FORMAT, "after": None}
+        nothing: State = {"format": FORMAT, "after": None}
+        state = files.load(self.last)[0] if self.last.is_file() else nothing
         if state["format"] != FORMAT:
             raise InputError(
                 str(self.last), f"has format {state['format']}, this kdrun reads {FORMAT}; start a new run"

@@ -83,7 +83,7 @@ def perform(config: Config, folder: Path, overrides: list[str], display: Display
 
 def train(exp: Experiment, config: Config, teacher: Config | None, record: Record, overrides: list[str]) -> Summary:
     """Trains the teacher, the student alone and the student, each where it is not there yet, and tests them."""
-    record.config(config)
+    record.config({**config, "resume": None})
     began = {"status": "running", "started": time.time(), "overrides": overrides, "versions": versions()}
     record.about(**began, environment=exp.runtime.environment())
     exp = assembly.teach(exp, teacher)
@@ -93,12 +93,18 @@ def train(exp: Experiment, config: Config, teacher: Config | None, record: Recor
     alone = assembly.alone(exp, config)
     if alone and assembly.is_alone(exp, config):
         scores = adopt(exp, alone, record)
+        method = None
     else:
-        scores = exp.follow(exp.method(config["method"]), record)
+        method = exp.method(config["method"])
+        scores = exp.follow(method, record)
     weights.write(record.folder / "student.safetensors", exp.student.model)
     write_last(exp, record)
     found = results(exp, config["student"]["name"], alone, scores)
     summary = summarize(config, exp, found, overrides)
+    if method:
+        summary["findings"] = method.findings(exp)
+        for name, figure in method.figures(exp):
+            record.figure(name, figure)
     illustrate(record, exp, config, found, summary)
     files.write_json(record.folder / "summary.json", summary)
     record.about(status="done", ended=time.time())

@@ -54,12 +54,15 @@ class Update:
     params: Iterable[nn.Parameter]
     loss: Callable[[Batch, Any], Terms]
     """Of a batch and of what the stage was given for it; no terms: no backward and no step."""
-    optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None
-    """Makes the optimizer; the recipe's where None."""
+    optimizer: Callable[[list[nn.Parameter]], Optimizer] | Update | None = None
+    """Makes the optimizer; the recipe's where None; that of an earlier update where it is one."""
     repeat: int = 1
     """Steps per batch."""
     after_step: Callable[[], None] | None = None
     """Weight clipping, moving averages; the only hook."""
+
+    def __post_init__(self) -> None:
+        self.params = list(self.params)  # ``parameters()`` can be gone through only once
 
 
 def nothing(batch: Batch) -> None:

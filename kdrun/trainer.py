@@ -82,10 +82,15 @@ class Training:
     @classmethod
     def begun(cls, stage: Stage, recipe: Recipe, runtime: Runtime) -> Training:
         """Returns ``stage`` at its beginning."""
-        makers = [update.optimizer or recipe.optimizer for update in stage.updates]
-        optimizers = [make(list(update.params)) for make, update in zip(makers, stage.updates, strict=True)]
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
+        optimizers: list[Optimizer] = []
+        for update in stage.updates:
+            if isinstance(update.optimizer, Update):
+                place = next(place for place, other in enumerate(stage.updates) if other is update.optimizer)
+                optimizers.append(optimizers[place])
+                continue
+            make = update.optimizer or recipe.optimizer
+            optimizers.append(make(list(update.params)))
+            for group in optimizers[-1].param_groups:
                 group.setdefault("initial_lr", group["lr"])
         return cls(stage, recipe, runtime, optimizers)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -11,6 +11,8 @@ from torch import nn
 from kdrun.stage import Batch, Outputs, Scores, Stage, Terms, Update
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from kdrun.experiment import Experiment
 
 
@@ -43,6 +45,14 @@ class Method(nn.Module):
         """
         self.connect(exp.shapes(exp.student), exp.shapes(exp.teacher))
         yield self.distill(exp)
+
+    def findings(self, exp: Experiment) -> Scores:
+        """Returns what else there is to measure at the end of a run, on the test split; nothing for most methods."""
+        return {}
+
+    def figures(self, exp: Experiment) -> Iterator[tuple[str, Figure]]:
+        """Yields the figures, by name, that show at the end of a run what the method did; none for most."""
+        yield from ()
 
     def distill(self, exp: Experiment, name: str = "distill", **changes: Any) -> Stage:
         """Returns the plain stage: one update of the student and of the method's parts, down ``loss``."""

@@ -72,6 +72,9 @@ class FitNets(Method):
         decay_start: the epoch with which the weight begins to fall.
         decay_end: the epoch at which it has fallen; the stage's last where None.
         temperature: T of the soft targets; no factor T^2, as in the authors' code.
+
+    Raises:
+        ValueError: if the weight has fallen before it begins to fall.
     """
 
     def __init__(
@@ -89,6 +92,8 @@ class FitNets(Method):
         temperature: Annotated[float, "(0, 1000]"] = 3.0,
     ) -> None:
         super().__init__()
+        if decay_end is not None and decay_end < decay_start:
+            raise ValueError(f"decay_end={decay_end} lies before decay_start={decay_start}")
         self.hint, self.guided, self.hint_epochs, self.hint_weight = hint, guided, hint_epochs, hint_weight
         self.activation: Activation = regressor
         self.ce_weight, self.temperature = ce_weight, temperature
@@ -102,7 +107,7 @@ class FitNets(Method):
 
     def stages(self, exp: Experiment) -> Stages:
         self.connect(exp.shapes(exp.student), exp.shapes(exp.teacher))
-        self.decay_end = self.decay_end or exp.recipe.epochs
+        self.decay_end = self.decay_end or max(exp.recipe.epochs, self.decay_start)
         yield self.hint_stage(exp)
         yield self.distill(exp)
 
