@@ -17,23 +17,25 @@ from kdrun.experiment import Experiment, Trained, pixels
 from kdrun.record import Record, versions
 from kdrun.rehearsal import noise
 from kdrun.report import figures
-from kdrun.report.closing import closing
+from kdrun.report.closing import closing, closing_line
 from kdrun.report.display import Display
 from kdrun.report.plan import show_plan
 from kdrun.report.results import Results, results
 from kdrun.runtime import Interrupt, Runtime
+from kdrun.scores import TASKS
 from kdrun.stage import Scores
 
 Summary = dict[str, Any]
 
 
-def run(config: Config, folder: Path, overrides: list[str]) -> Summary:
+def run(config: Config, folder: Path, overrides: list[str], *, brief: bool = False) -> Summary:
     """Trains what ``config`` describes, or goes on with it where ``folder`` holds a part, and reports.
 
     Args:
         config: the whole config, plain and resolved.
         folder: the run folder; nothing is written before everything has been built and rehearsed.
         overrides: as given on the command line; only recorded.
+        brief: whether to close with a line instead of a table, as a job of a sweep does.
 
     Returns:
         What stands in the folder's summary.json; ``score`` is the task's first score on the test split.
@@ -54,7 +56,7 @@ def run(config: Config, folder: Path, overrides: list[str]) -> Summary:
                 raise TrainingError("batch_size", f"{config['batch_size']} needs more memory than there is") from error
             raise
     if summary["status"] == "done":
-        closing(display.console, summary, folder)
+        (closing_line if brief else closing)(display.console, summary, folder)
     return summary
 
 
@@ -63,8 +65,10 @@ def perform(config: Config, folder: Path, overrides: list[str], display: Display
     runtime = Runtime.of(config, interrupt)
     assembly.check_nodes(config)
     source = assembly.dataset(config)
-    wants_teacher = assembly.method(config, source).needs_teacher
-    teacher = config["teacher"] if wants_teacher else None
+    method = assembly.method(config, source)
+    teacher = config["teacher"] if method.needs_teacher else None
+    if config["teacher"] and type(method).needs_teacher and not method.needs_teacher:
+        display.notice(f"method {config['method']['name']} as configured never asks the teacher; it is left out")
     mock = assembly.assemble(config, noise(source).to(runtime.device), runtime, display.listen, display.notice)
     sketches = assembly.rehearsed(mock, config, teacher)
     if config["dry_run"]:
@@ -157,7 +161,8 @@ def illustrate(record: Record, exp: Experiment, config: Config, found: Results, 
     flat = {name: config[name] for name in ("seed", "epochs", "batch_size", "precision")}
     nodes = {name: config[name] or {} for name in ("dataset", "teacher", "student", "method", "optimizer")}
     named = {name: node.get("name", "none") for name, node in nodes.items()}
-    record.hparams({**named, **flat}, found.models["student"]["test"])
+    told = {score.name: found.models["student"]["test"][score.name] for score in TASKS[source.task]}
+    record.hparams({**named, **flat}, told)
 
 
 def note_failure(folder: Path, config: Config, overrides: list[str], error: BaseException) -> None:

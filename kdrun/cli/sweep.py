@@ -60,7 +60,7 @@ def job(folder: Path, keys: Sequence[str], config_dir: Path | None, codes: list[
         try:
             from kdrun.run import run
 
-            summary = run(compose(overrides, config_dir), folder / label, overrides)
+            summary = run(compose(overrides, config_dir), folder / label, overrides, brief=True)
             return float(summary.get("score", "nan"))
         except Interrupted as fault:
             raise SystemExit(complain(fault, label, traced)) from fault  # Hydra would go on with the next job

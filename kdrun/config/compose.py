@@ -59,7 +59,7 @@ class Composer:
     def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Returns the config of one run, as the function ``compose`` does."""
         cfg, choices = self.merge(overrides)
-        config = resolve(cfg)
+        config: dict[str, Any] = name_first(resolve(cfg))
         config["experiment"] = choices.get("experiment")
         if type(config["name"]) in (int, float, str):  # a number where it is ${seed}
             config["name"] = normalize("NFC", str(config["name"]))  # what looks the same is one folder
@@ -81,7 +81,8 @@ class Composer:
             if not is_choice(override):
                 put(cfg, base, override)
         for package, name in named(choices).items():
-            add_name(cfg, package, name)  # before anything is resolved: name=${method.name}
+            if OmegaConf.is_dict(node(cfg, package)):  # before anything is resolved: name=${method.name}
+                OmegaConf.update(cfg, f"{package}.name", name, force_add=True)
         return cfg, choices
 
     def _add_models(self, node: Any, where: str) -> None:
@@ -156,8 +157,11 @@ def named(choices: dict[str, str]) -> dict[str, str]:
     return names
 
 
-def add_name(cfg: DictConfig, package: str, name: str) -> None:
-    """Writes ``name`` first into the node at ``package``, if there still is one."""
-    found = node(cfg, package)
-    if isinstance(found, DictConfig):
-        OmegaConf.update(cfg, package, OmegaConf.merge({"name": name}, found), merge=False)
+def name_first(value: Any) -> Any:
+    """Returns plain ``value`` with the name of each node before its other keys, where a reader looks for it."""
+    if isinstance(value, list):
+        return [name_first(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    named = {"name": value["name"]} if "_target_" in value and "name" in value else {}
+    return named | {key: name_first(item) for key, item in value.items()}

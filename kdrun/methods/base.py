@@ -28,7 +28,7 @@ class Method(nn.Module):
     """
 
     task: ClassVar[str] = "classification"
-    needs_teacher: ClassVar[bool] = True
+    needs_teacher: bool = True
 
     def connect(self, student: list[torch.Size], teacher: list[torch.Size]) -> None:
         """Makes the method's own learned parts from the shapes (1, ...) of the tapped features."""

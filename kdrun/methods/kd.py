@@ -69,6 +69,7 @@ class KD(Method):
         hard_targets: Literal["labels", "teacher"] = "labels",
     ) -> None:
         super().__init__()
+        self.needs_teacher = kd_weight > 0 or hard_targets == "teacher"
         self.ce_weight = ce_weight
         self.kd_weight = kd_weight * (temperature**2 if t_squared else 1.0)
         self.temperature = temperature
@@ -78,12 +79,12 @@ class KD(Method):
         self.hard_targets = hard_targets
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Terms:
-        assert teacher is not None  # needs_teacher: no run gets here without one
-        targets = batch.targets if self.hard_targets == "labels" else teacher.logits.argmax(1)
-        terms = {}
+        terms, targets = {}, batch.targets
+        if teacher and self.hard_targets == "teacher":
+            targets = teacher.logits.argmax(1)
         if self.ce_weight:
             terms["ce"] = self.ce_weight * F.cross_entropy(student.logits / self.hard_temperature, targets)
-        if self.kd_weight:
+        if teacher and self.kd_weight:
             apart = soft_loss(student.logits, teacher.logits, self.temperature, self.form, self.reduction)
             terms["kd"] = self.kd_weight * apart
         return terms

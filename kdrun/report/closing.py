@@ -38,6 +38,13 @@ def closing(console: Console, summary: dict[str, Any], folder: Path) -> None:
     console.print(f"curves       tensorboard --logdir {shlex.quote(str(folder.parent))}", markup=False, soft_wrap=True)
 
 
+def closing_line(console: Console, summary: dict[str, Any], folder: Path) -> None:
+    """Prints a job of a sweep in one line."""
+    main, models = TASKS[summary["task"]][0], summary["models"]
+    said = [f"{ROLES[role]} {main.text(row['test'][main.name])}" for role, row in models.items()]
+    console.print(f"{folder.name}: {main.name} {', '.join(said)}", markup=False, soft_wrap=True)
+
+
 def notes(summary: dict[str, Any]) -> str:
     """Returns what the table's figures mean."""
     apart = "difference: to the student alone, from the same initial weights; one seed says little, try -m seed=0,1,2"

@@ -127,9 +127,9 @@ def table(lines: list[Line], scores: Iterable[Score]) -> str:
 def shown(lines: list[Line], main: Score) -> Table:
     """Returns the leaderboard as printed."""
     title = f"{main.name} on test images, mean ± standard deviation over n seeds"
-    grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2))
+    grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
     grid.add_column("setting", overflow="fold")
-    for heading in ("n", main.name, "difference to alone", "teacher", "params", "FLOPs", "seconds"):
+    for heading in ("n", main.name, "difference to alone", "teacher", "params", "seconds"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for line in lines:
         values, apart, teacher = line.values(main), line.differences(main), line.values(main, "teacher")
@@ -145,7 +145,6 @@ def shown(lines: list[Line], main: Score) -> Table:
             main.text(mean(apart), spread(apart), sign=True) if apart else "",
             main.text(mean(teacher)) if teacher else "",
             short(student["parameters"]),
-            short(student["flops"]),
             f"{mean(run['models']['student']['seconds'] for run in line.done):.1f}",
         )
     return grid
