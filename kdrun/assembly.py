@@ -11,13 +11,16 @@ from kdrun.config.build import TEACHER, build, check
 from kdrun.data.source import Source
 from kdrun.data.splits import Data
 from kdrun.errors import ConfigError, InputError
-from kdrun.experiment import SCRATCH, Experiment, Node, Plan, Trained, fresh
+from kdrun.experiment import Experiment
+from kdrun.initial import fresh
 from kdrun.methods.base import Method
+from kdrun.nodes import Node
 from kdrun.record import Listener
 from kdrun.rehearsal import Sketch, rehearse
 from kdrun.runtime import Runtime
 from kdrun.store import Store, key
 from kdrun.taps import Renormalized, Tapped, freeze
+from kdrun.trained import Plan, Trained
 
 Config = dict[str, Any]
 Notice = Callable[[str], None]
@@ -66,7 +69,7 @@ def method(config: Config, source: Source) -> Method:
 
 def plans(config: Config) -> tuple[Plan, Plan]:
     """Returns the student's plan and the teachers'."""
-    node = {name: config[name] for name in ("epochs", "batch_size", "optimizer", "schedule")}
+    node = {name: config[name] for name in ("epochs", "batch_size", "optimizer", "schedule")} | {"stop_at": None}
     teacher, fast = config["teacher"], config["fast_dev_run"]
     student = Plan(node, config["seed"], few=True, fast=fast)
     return student, Plan(teacher["recipe"], teacher["seed"], few=False, fast=fast) if teacher else student
@@ -77,8 +80,11 @@ def assemble(config: Config, data: Data, runtime: Runtime, listen: Listener, not
     plan, teacher_plan = plans(config)
     store = Store(Path(config["out"]) / "models", runtime.interrupt, notice)
     trust = tuple(config["trust"])
-    student = fresh(config["student"], plan.seed, data.source, runtime.device, trust)
-    return Experiment(data, runtime, store, student, None, plan, teacher_plan, trust, listen, notice)
+    node = config["student"]
+    student = fresh(node, plan.seed, data.source, runtime.device, trust)
+    if runtime.compile:
+        student.model.compile()
+    return Experiment(data, runtime, store, student, node, None, plan, teacher_plan, trust, listen, notice)
 
 
 def rehearsed(exp: Experiment, config: Config, teacher: Node | None) -> list[Sketch]:
@@ -143,12 +149,10 @@ def brought(exp: Experiment, node: Node) -> Trained:
 
 def alone(exp: Experiment, config: Config) -> Trained | None:
     """Returns the same student trained alone from the same initial weights; None where no baseline is wanted."""
-    if not config["baseline"] or exp.data.source.task != "classification":
-        return None
-    return exp.trained(config["student"], SCRATCH, None, exp.plan)
+    return exp.trained(config["student"], exp.alone, None, exp.plan) if config["baseline"] else None
 
 
 def is_alone(exp: Experiment, config: Config) -> bool:
     """Returns whether the run trains nothing but the student alone, which the store may have already."""
     own = exp.fields(config["student"], config["method"], exp.teacher, exp.plan)
-    return own == exp.fields(config["student"], SCRATCH, None, exp.plan)
+    return own == exp.fields(config["student"], exp.alone, None, exp.plan)

@@ -12,7 +12,8 @@ class Fault:
     """One planned fault, written ``ACTION@POINT:COUNT`` in ``KDRUN_FAULT``.
 
     Counts the passes of all points and sends its signal at the COUNT-th of its own: ``kill@write:3`` is a power cut
-    before the third file is written, ``term@cnn/distill:17`` a scheduler's signal after 17 steps of that model's stage.
+    before the third file is written, ``term@cnn by scratch/distill:17`` a scheduler's signal after 17 steps of that
+    stage.
     """
 
     actions = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +14,8 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from kdrun import __version__, files
-from kdrun.errors import InputError, InUseError
-from kdrun.faults import point
-from kdrun.stage import Scores, Stage, State
+from kdrun.errors import InUseError
+from kdrun.stage import Scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +27,7 @@ FORMAT = 1
 
 Row = dict[str, Any]
 Listener = Callable[[str, str, float, Row], None]
-"""Hears the model's and the stage's name, how much of that is done in [0, 1], and a finished epoch's row or {}."""
+"""Hears the training's and the stage's name, how much of that is done in [0, 1], and a finished epoch's row or {}."""
 
 
 def versions() -> dict[str, str]:
@@ -67,7 +65,7 @@ class Record:
 
     Args:
         folder: where it lies; made where it is not there.
-        name: of the model that is trained.
+        name: of the training, such as ``resnet8 by kd``.
         listen: hears of every step and epoch; for a progress display.
 
     Raises:
@@ -79,11 +77,11 @@ class Record:
         self.folder = files.folder(folder)
         self.name, self.listen = name, listen
         self.lock = FileLock(folder / ".lock")
-        try:
-            with files.writing(folder):
+        with files.writing(folder):
+            try:
                 self.lock.acquire(timeout=0)
-        except Timeout:
-            raise InUseError(str(folder), "another process is working in this folder; wait for it to end") from None
+            except Timeout:  # within: it is an OSError too
+                raise InUseError(str(folder), "another process is working in this folder; wait for it to end") from None
         files.tidy(folder)
         self.metrics = folder / "metrics.jsonl"
         self.rows = read_rows(self.metrics)
@@ -120,10 +118,11 @@ class Record:
 
     def rewind(self, rows: int) -> None:
         """Keeps the first ``rows`` rows: those before the state that a training goes on from."""
-        if rows == len(self.rows):
+        text = "".join(json.dumps(row) + "\n" for row in self.rows[:rows])
+        if text == (self.metrics.read_text() if self.metrics.is_file() else ""):
             return
         self.rows = self.rows[:rows]
-        files.write(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+        files.write(self.metrics, text.encode())
         self.close_board()
 
     def adopt(self, folder: Path) -> None:
@@ -169,10 +168,6 @@ class Record:
         for name, value in scores.items():
             self.board.add_scalar(f"test/{name}", value, 0)
 
-    def journal(self, number: int, stage: Stage, after: str) -> StageJournal:
-        """Returns where stage ``number`` (from 1) is written down; ``after`` is the sha256 of the one before."""
-        return StageJournal(self, number, stage, after)
-
     def close_board(self) -> None:
         if self._writer is not None:
             self._writer.close()
@@ -182,60 +177,3 @@ class Record:
         """Closes the event file and gives the folder free."""
         self.close_board()
         self.lock.release()
-
-
-class StageJournal:
-    """One stage's place in a record: ``stages/01-hint.pt`` once finished, ``.last.pt`` beside it on the way.
-
-    A finished stage holds its modules as they stood after it and its scores. Both files are worth something only
-    behind the very stage that they followed, so they name that one's sha256.
-    """
-
-    def __init__(self, record: Record, number: int, stage: Stage, after: str) -> None:
-        self.record, self.stage, self.after = record, stage, after
-        base = record.folder / "stages" / f"{number:02d}-{stage.name}"
-        self.path, self.last = base.with_suffix(".pt"), base.with_suffix(".last.pt")
-
-    def finished(self) -> tuple[Scores, str] | None:
-        """Returns the scores and the sha256 of this stage if it was trained before, its weights put in place.
-
-        None where it was not, where it followed another stage, or where it shall be longer now.
-        """
-        if not self.path.is_file():
-            return None
-        state, digest = files.load(self.path)
-        if state["after"] != self.after or state["epochs"] < self.stage.epochs:
-            return None
-        self.stage.modules.load_state_dict(state["modules"])
-        self.record.settled = state["rows"]
-        return state["scores"], digest
-
-    def finish(self, scores: Scores) -> str:
-        """Keeps the stage as finished; returns its sha256."""
-        modules = self.stage.modules.state_dict()
-        rows = self.record.settled = len(self.record.rows)
-        state = {"after": self.after, "epochs": self.stage.epochs, "scores": scores, "modules": modules, "rows": rows}
-        return files.save(self.path, state)
-
-    def load(self) -> State | None:
-        nothing: State = {"format": FORMAT, "after": None}
-        state = files.load(self.last)[0] if self.last.is_file() else nothing
-        if state["format"] != FORMAT:
-            raise InputError(
-                str(self.last), f"has format {state['format']}, this kdrun reads {FORMAT}; start a new run"
-            )
-        known = state["after"] == self.after
-        self.record.rewind(state["rows"] if known else self.record.settled)
-        return state if known else None
-
-    def save(self, state: State) -> None:
-        files.save(self.last, {**state, "rows": len(self.record.rows), "after": self.after, "format": FORMAT})
-
-    def row(self, values: Row) -> None:
-        row = {"time": time.time(), "stage": self.stage.name, **values}
-        self.record.row(row)
-        self.record.listen(self.record.name, self.stage.name, values["epoch"] / self.stage.epochs, row)
-
-    def tick(self, done: float, epoch: int) -> None:
-        point(f"{self.record.name}/{self.stage.name}")
-        self.record.listen(self.record.name, self.stage.name, done, {})

@@ -10,9 +10,12 @@ import torch
 from kdrun.data.source import Source, Split
 from kdrun.data.splits import Data
 from kdrun.errors import ConfigError, KdrunError
-from kdrun.experiment import SCRATCH, Experiment, Node, Plan, Trained
+from kdrun.experiment import Experiment
+from kdrun.nodes import Node
 from kdrun.stage import Scores, Stage
+from kdrun.store import key
 from kdrun.taps import freeze
+from kdrun.trained import Plan, Trained
 
 if TYPE_CHECKING:
     from kdrun.methods.base import Method
@@ -46,16 +49,21 @@ class Rehearsal(Experiment):
 
     seen: list[Sketch] = field(default_factory=list)
     trains: str = "student"
+    known: dict[str, Trained] = field(default_factory=dict)
 
     def trained(
-        self, model: Node, method: Node = SCRATCH, teacher: Trained | None = None, plan: Plan | None = None
+        self, model: Node, method: Node | None = None, teacher: Trained | None = None, plan: Plan | None = None
     ) -> Trained:
-        """Returns ``model`` untrained, after the rehearsal of its own training."""
-        plan = plan or self.teacher_plan
-        net, name = self.fresh(model, plan.seed), model.get("name", "model")
-        other = replace(self, student=net, teacher=teacher, plan=replace(plan, node=small(plan.node)), trains=name)
-        other.rehearse(other.method(method))
-        return Trained(freeze(net), name, "rehearsal", {})
+        """Returns ``model`` untrained, after the rehearsal of its own training; the same one when asked again."""
+        method, plan = method or self.alone, plan or self.teacher_plan
+        plan = replace(plan, node=small(plan.node))
+        made = repr((model, method, teacher.key if teacher else None, plan))
+        if made not in self.known:
+            net, name = self.fresh(model, plan.seed), model.get("name", "model")
+            other = replace(self, student=net, student_node=model, teacher=teacher, plan=plan, trains=name)
+            other.rehearse(other.method(method))
+            self.known[made] = Trained(freeze(net), name, key({"made": made}), {})
+        return self.known[made]
 
     def rehearse(self, method: Method) -> list[Sketch]:
         """Goes through the stages of ``method``; returns what was seen, the chain's links among it.
@@ -86,7 +94,7 @@ class Rehearsal(Experiment):
         return Sketch(self.trains, stage.name, stage.epochs, terms, moved)
 
     def _scores(self, stage: Stage) -> Scores:
-        return {**(stage.evaluate() if stage.evaluate else {}), "epoch": 1, "seconds": 0.0}
+        return {**(stage.evaluate() if stage.evaluate else {}), "epoch": 1, "seconds": 0.0, "asked": 0.0}
 
 
 def small(node: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +121,8 @@ def rehearse(exp: Experiment, method: Node, name: str, teacher: Node | None) -> 
     """
     parts = {field.name: getattr(exp, field.name) for field in fields(Experiment)}
     plan = replace(exp.plan, node=small(exp.plan.node))
-    rehearsal = Rehearsal(**{**parts, "plan": plan}, trains=name)
+    rehearsal = Rehearsal(**{**parts, "plan": plan, "notice": lambda line: None}, trains=name)
     if teacher:
+        rehearsal.fresh(teacher, exp.teacher_plan.seed, "teacher")  # what is wrong with it is said by its own key
         rehearsal = replace(rehearsal, teacher=rehearsal.trained(teacher))
     return rehearsal.rehearse(rehearsal.method(method))

@@ -12,18 +12,22 @@ import torch
 from kdrun import assembly, files, weights
 from kdrun.assembly import Config
 from kdrun.data.splits import Data
-from kdrun.errors import Interrupted, InUseError, KdrunError, TrainingError
-from kdrun.experiment import Experiment, Trained, pixels
-from kdrun.record import Record, versions
+from kdrun.data.streams import pixels
+from kdrun.errors import Interrupted, KdrunError, TrainingError
+from kdrun.experiment import Experiment
+from kdrun.methods.base import Method
+from kdrun.record import Record, read_rows, versions
 from kdrun.rehearsal import noise
 from kdrun.report import figures
 from kdrun.report.closing import closing, closing_line
+from kdrun.report.curves import curves
 from kdrun.report.display import Display
 from kdrun.report.plan import show_plan
 from kdrun.report.results import Results, results
 from kdrun.runtime import Interrupt, Runtime
 from kdrun.scores import TASKS
 from kdrun.stage import Scores
+from kdrun.trained import Trained
 
 Summary = dict[str, Any]
 
@@ -41,15 +45,12 @@ def run(config: Config, folder: Path, overrides: list[str], *, brief: bool = Fal
         What stands in the folder's summary.json; ``score`` is the task's first score on the test split.
 
     Raises:
-        KdrunError: any of its kinds. The folder, where there is one, then says so; a traceback is in its error.txt.
+        KdrunError: any of its kinds. Where training had begun, the folder says so; a traceback is in its error.txt.
     """
     with Display() as display, Interrupt() as interrupt:
         try:
             summary = perform(config, folder, overrides, display, interrupt)
-        except InUseError:
-            raise
         except BaseException as error:
-            note_failure(folder, config, overrides, error)
             if isinstance(error, Interrupted) and (folder / "config.yaml").is_file():
                 display.notice(f"what was trained is saved; go on with: kdrun train resume={folder}")
             if isinstance(error, torch.OutOfMemoryError):
@@ -77,10 +78,13 @@ def perform(config: Config, folder: Path, overrides: list[str], display: Display
     data = Data.read(source).to(runtime.device)
     for note in data.notes:
         display.notice(f"dataset {config['dataset']['name']}: {note}")
-    record = Record(folder, config["student"]["name"], display.listen)
+    record = Record(folder, f"{config['student']['name']} by {config['method']['name']}", display.listen)
     try:
         exp = assembly.assemble(config, data, runtime, display.listen, display.notice)
         return train(exp, config, teacher, record, overrides)
+    except BaseException as error:
+        note_failure(record, config, overrides, error)
+        raise
     finally:
         record.close()
 
@@ -101,6 +105,29 @@ def train(exp: Experiment, config: Config, teacher: Config | None, record: Recor
     else:
         method = exp.method(config["method"])
         scores = exp.follow(method, record)
+    return conclude(exp, config, method, alone, scores, record, overrides)
+
+
+def conclude(
+    exp: Experiment,
+    config: Config,
+    method: Method | None,
+    alone: Trained | None,
+    scores: Scores,
+    record: Record,
+    overrides: list[str],
+) -> Summary:
+    """Tests the trained models, keeps the student, and completes the record.
+
+    Args:
+        exp: its student trained.
+        config: what stands in the record; only its names are used.
+        method: by which it was trained; None where its training was adopted.
+        alone: the same student trained alone.
+        scores: of the student on the validation split.
+        record: of the run.
+        overrides: as given on the command line.
+    """
     weights.write(record.folder / "student.safetensors", exp.student.model)
     write_last(exp, record)
     found = results(exp, config["student"]["name"], alone, scores)
@@ -110,6 +137,7 @@ def train(exp: Experiment, config: Config, teacher: Config | None, record: Recor
         for name, figure in method.figures(exp):
             record.figure(name, figure)
     illustrate(record, exp, config, found, summary)
+    draw_curves(record, exp, alone, summary)
     files.write_json(record.folder / "summary.json", summary)
     record.about(status="done", ended=time.time())
     return summary
@@ -130,7 +158,8 @@ def write_last(exp: Experiment, record: Record) -> None:
         modules = files.load(states[-1])[0]["modules"]
         prefix = "student.model."
         last = {name.removeprefix(prefix): value for name, value in modules.items() if name.startswith(prefix)}
-        weights.write_state(record.folder / "student-last.safetensors", last)
+        kept = weights.lasting(exp.student.model, last)
+        weights.write_state(record.folder / "student-last.safetensors", kept)
 
 
 def summarize(config: Config, exp: Experiment, found: Results, overrides: list[str]) -> Summary:
@@ -144,6 +173,7 @@ def summarize(config: Config, exp: Experiment, found: Results, overrides: list[s
         "seed": config["seed"],
         "test_images": found.count,
         "models": found.models,
+        "links": found.links,
         "overrides": overrides,
         "claims": config.get("claims"),
     }
@@ -165,17 +195,25 @@ def illustrate(record: Record, exp: Experiment, config: Config, found: Results, 
     record.hparams({**named, **flat}, told)
 
 
-def note_failure(folder: Path, config: Config, overrides: list[str], error: BaseException) -> None:
-    """Writes into the run folder, where there is one, why the run ended; the folder stays fit to be resumed."""
-    if not folder.is_dir():
-        return
+def draw_curves(record: Record, exp: Experiment, alone: Trained | None, summary: Summary) -> None:
+    """Shows how teacher, student alone and student came to what they are, those that were trained by kdrun."""
+    trained = {f"teacher {summary['teacher']}": exp.teacher, f"{summary['student']} alone": alone}
+    rows = {label: read_rows(one.folder / "metrics.jsonl") for label, one in trained.items() if one and one.folder}
+    rows[f"{summary['student']} by {summary['method']}"] = record.rows
+    title = f"{summary['dataset']}, seed {summary['seed']}"
+    record.figure("curves", curves(rows, exp.main, title))
+
+
+def note_failure(record: Record, config: Config, overrides: list[str], error: BaseException) -> None:
+    """Writes into the run folder why the run ended; the folder stays fit to be resumed."""
     interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
     status = "interrupted" if interrupted else "failed"
     try:
-        if not isinstance(error, (KdrunError, KeyboardInterrupt)):
-            files.write(folder / "error.txt", traceback.format_exc().encode())
+        if not interrupted:
+            files.write(record.folder / "error.txt", traceback.format_exc().encode())
         named = {group: (config[group] or {}).get("name") for group in ("dataset", "teacher", "student", "method")}
         failure = {"status": status, "error": str(error), **named, "seed": config["seed"], "overrides": overrides}
-        files.write_json(folder / "summary.json", failure)
+        files.write_json(record.folder / "summary.json", failure)
+        record.about(status=status, ended=time.time())
     except (OSError, KdrunError):
         pass  # the disk may be what failed; the error itself is on its way to the user

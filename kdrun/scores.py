@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from kdrun.stage import Batch, Outputs, Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -46,6 +46,12 @@ TASKS = {
 """The scores of each task; the first selects and leads every table."""
 
 
+NO_CLASS = 40 / 255
+"""Further than this from every class's colour, a pixel of a Cityscapes label map is of a class that is not scored: the
+colours of those lie 63/255 and more from the scored ones', but for guard rail (31) and small vehicles (20, 32), while
+the blur of JPEG keeps to less."""
+
+
 @torch.no_grad()
 def predict(model: Model, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     """Returns the logits of all batches, (N, classes) or images, and their targets; fp32, on the device."""
@@ -68,6 +74,53 @@ def measure(task: str, logits: Tensor, targets: Tensor) -> Scores:
     return {"psnr_db": -10 * apart.square().mean().log10().item(), "l1": apart.abs().mean().item()}
 
 
+def endpoint_error(made: Tensor, wanted: Tensor) -> Tensor:
+    """Returns the mean over samples and pixels of the distance of two maps (N, C, H, W), each pixel a vector."""
+    lengths: Tensor = torch.linalg.vector_norm(made - wanted, dim=1)
+    return lengths.mean()
+
+
+def closest(images: Tensor, palette: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Returns which colour of ``palette`` each pixel is closest to, and how far it is: (N, H, W) int64 and float.
+
+    Args:
+        images: (N, 3, H, W) in [0, 1].
+        palette: red, green and blue in 0..255; the distance is Euclidean, in [0, 1] to the cube's corner in sqrt 3.
+    """
+    colours = torch.tensor(palette, device=images.device) / 255
+    parts = torch.split(images.permute(0, 2, 3, 1).flatten(1, 2), 64)  # of all pixels at once: gigabytes
+    found = [torch.cdist(part, colours).min(2) for part in parts]
+    shape = (len(images), *images.shape[2:])
+    return torch.cat([part.indices for part in found]).view(shape), torch.cat([part.values for part in found]).view(
+        shape
+    )
+
+
+def label_map_scores(made: Tensor, wanted: Tensor, palette: Sequence[Sequence[int]], names: Sequence[str]) -> Scores:
+    """Returns how good colours painted for classes are: every pixel counts as the class of the closest colour.
+
+    ``pixel_accuracy``, ``miou`` (mean intersection over union) and ``recall/NAME``, all in [0, 1], over the classes
+    that occur in ``wanted``. Pixels whose true colour is no class's (further than ``NO_CLASS`` from all) are left out.
+
+    Args:
+        made: (N, 3, H, W) in [0, 1].
+        wanted: as ``made``.
+        palette: the classes' colours.
+        names: of the classes.
+    """
+    (guess, _), (truth, apart) = closest(made, palette), closest(wanted, palette)
+    known = apart <= NO_CLASS
+    counts = torch.zeros(len(palette), len(palette), dtype=torch.int64, device=made.device)
+    counts.view(-1).add_(torch.bincount(truth[known] * len(palette) + guess[known], minlength=len(palette) ** 2))
+    right, occurs = counts.diag(), counts.sum(1) > 0
+    recall, union = right / counts.sum(1), counts.sum(0) + counts.sum(1) - right
+    return {
+        "pixel_accuracy": (right.sum() / counts.sum()).item(),
+        "miou": (right / union)[occurs].mean().item(),
+        **{f"recall/{names[place]}": recall[place].item() for place in occurs.nonzero()[:, 0].tolist()},
+    }
+
+
 def calibration_error(logits: Tensor, targets: Tensor) -> float:
     """Returns the expected calibration error in [0, 1], of 15 equal bins of confidence.
 
@@ -81,6 +134,13 @@ def calibration_error(logits: Tensor, targets: Tensor) -> float:
 def agreement(logits: Tensor, teacher: Tensor) -> float:
     """Returns the part of the samples, in [0, 1], on which the two name the same class."""
     return (logits.argmax(1) == teacher.argmax(1)).float().mean().item()
+
+
+def beside_teacher(logits: Tensor, teacher: Tensor, targets: Tensor) -> Scores:
+    """Returns top1 on the samples that the teacher gets right, and on those that it gets wrong, where there are any."""
+    right, theirs = logits.argmax(1) == targets, teacher.argmax(1) == targets
+    parts = {"top1_teacher_right": right[theirs], "top1_teacher_wrong": right[~theirs]}
+    return {name: part.float().mean().item() for name, part in parts.items() if len(part)}
 
 
 def confusion(logits: Tensor, targets: Tensor) -> Tensor:

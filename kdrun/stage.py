@@ -69,6 +69,11 @@ def nothing(batch: Batch) -> None:
     """What a stage without frozen models is given."""
 
 
+def nobody() -> int:
+    """How many images a stage without frozen models has shown to them."""
+    return 0
+
+
 @dataclass
 class Stage:
     """One phase of training, whole: what moves, down which losses, over which batches."""
@@ -86,5 +91,7 @@ class Stage:
     """Scores the stage after each epoch, on the validation split."""
     select: str | None = None
     """The score whose best epoch is kept, ``-`` before it where less is better; the last epoch where None."""
+    asked: Callable[[], int] = nobody
+    """How many images frozen models have been shown so far, whoever showed them: a cost of the stage."""
     until: Callable[[Scores], bool] = field(default=lambda scores: False)
     """Ends the stage early, asked after each epoch."""

@@ -23,7 +23,8 @@ class Tapped(nn.Module):
         taps: dotted names of its submodules, shallow to deep.
 
     Raises:
-        AttributeError: if ``model`` has no submodule of a tap's name; the message lists what it has.
+        AttributeError: if ``model`` has no submodule of a tap's name; the message lists what it has, where
+            that is much only down to the depth of the tap.
     """
 
     def __init__(self, model: nn.Module, taps: Sequence[str] = ()) -> None:
@@ -32,10 +33,12 @@ class Tapped(nn.Module):
         self.taps = list(taps)
         self._heard: dict[int, Tensor] = {}
         self._last: int | None = None
+        self.asked = 0  # images shown to it so far
         named = dict(model.named_modules())
         for place, tap in enumerate(self.taps):
             if tap not in named:
-                raise AttributeError(f"no submodule {tap!r} (has: {', '.join(filter(None, named))})")
+                has = [name for name in named if name and (len(named) <= 20 or name.count(".") <= tap.count("."))]
+                raise AttributeError(f"no submodule {tap!r} (has: {', '.join(has)})")
             named[tap].register_forward_hook(partial(self._hear, place))
 
     def _hear(self, place: int, module: nn.Module, args: Any, output: Tensor) -> None:
@@ -44,6 +47,7 @@ class Tapped(nn.Module):
             raise _Enough
 
     def forward(self, images: Tensor) -> Outputs:
+        self.asked += len(images)
         logits = self.model(images)
         features = [self._heard[place] for place in range(len(self.taps))]
         self._heard.clear()  # a kept feature would keep its whole graph alive
@@ -51,6 +55,7 @@ class Tapped(nn.Module):
 
     def until(self, images: Tensor, tap: int) -> Tensor:
         """Returns the output of tap number ``tap`` (from 0); nothing behind it is computed, nor any state changed."""
+        self.asked += len(images)
         self._last = tap
         try:
             with suppress(_Enough):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
@@ -20,7 +21,13 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".th")
 
 def write(path: Path, model: nn.Module) -> str:
     """Writes the weights and buffers of ``model`` as safetensors; returns the file's sha256."""
-    return write_state(path, model.state_dict())
+    return write_state(path, lasting(model, model.state_dict()))
+
+
+def lasting(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns ``state`` of ``model`` without the modules that say ``training_only``: they do not run at inference."""
+    names = [f"{name}." for name, module in model.named_modules() if getattr(module, "training_only", False)]
+    return {name: tensor for name, tensor in state.items() if not name.startswith(tuple(names))}
 
 
 def write_state(path: Path, state: dict[str, Tensor]) -> str:
@@ -95,16 +102,16 @@ def plain(path: Path, content: object) -> dict[str, Tensor]:
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], path: Path, key: str) -> None:
-    """Puts ``state`` into ``model``, all of it and nothing else.
+    """Puts ``state`` into ``model``, all of it and nothing else; what is ``training_only`` may be missing.
 
     Raises:
         InputError: if a name is missing or left over, or a shape differs; the message names ``key`` and the first.
     """
     own = model.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    missing, extra = sorted(lasting(model, own).keys() - state.keys()), sorted(state.keys() - own.keys())
     odd = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
     if not (missing or extra or odd):
-        model.load_state_dict(state)
+        model.load_state_dict({**own, **state})
         return
     if odd and not (missing or extra):
         name = min(odd)

@@ -38,7 +38,14 @@ def kdrun(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_two_files_of_the_guide_are_listed_and_run(checkout: Path) -> None:
     assert "Cross-entropy plus the squared distance" in kdrun(checkout, "ls", "method").stdout
-    tiny = "dataset=synthetic teacher=mlp_16 student=mlp_16 epochs=1 teacher.recipe.epochs=1 device=cpu".split()
+    tiny = [
+        "dataset=synthetic",
+        "teacher=mlp_16",
+        "student=mlp_16",
+        "epochs=1",
+        "teacher.recipe.epochs=1",
+        "device=cpu",
+    ]
     done = kdrun(checkout, "train", "method=hello", "method.logits_weight=0.1", *tiny)
     assert done.returncode == 0, done.stderr
     assert "student, hello" in done.stdout

@@ -150,6 +150,7 @@ def test_pairs_are_padded_and_thinned_together() -> None:
         ({"mean": [0.5, 0.5]}, "dataset.mean: 2 numbers for 1 channels; give one per channel"),
         ({"std": []}, "dataset.std: 0 numbers for 1 channels; give one per channel"),
         ({"std": [0.0]}, "dataset.std: 0 would divide by zero; give numbers above 0"),
+        ({"classes": 1}, "dataset.classes: 1 is out of range [2, inf)"),
         ({"pad_to": 11}, "dataset.pad_to: 11 is less than the images have; use at least 12"),
     ],
 )

@@ -113,6 +113,13 @@ def test_a_folder_that_has_no_classes_is_named(make: bool, what: str, tmp_path: 
     assert complaint(lambda: Folder(root=str(root))).startswith(f"dataset.root: {what} '{root}'")
 
 
+def test_a_single_class_of_images_is_refused_before_any_is_read(tmp_path: Path) -> None:
+    picture(tmp_path / "cat" / "0.png", colour())
+    way_out = f"only the folder 'cat' in '{tmp_path}'; put the images of each class into one of its own"
+    assert complaint(lambda: Folder(root=str(tmp_path))) == f"dataset.root: {way_out}"
+    assert complaint(lambda: Folder(root=str(tmp_path), classes=1)) == "dataset.classes: 1 is out of range [2, inf)"
+
+
 def test_files_that_are_no_images_by_name_are_passed_over(tmp_path: Path) -> None:
     source = own(tmp_path)
     for name in ("cat/Thumbs.db", "cat/.hidden.png", "readme.txt", ".git/x.png", "__pycache__/x.png"):

@@ -13,8 +13,17 @@ from kdrun.config.compose import compose
 from kdrun.run import run
 
 ROOT = Path(__file__).parent.parent
-TINY = """dataset=synthetic dataset.train_count=120 teacher=mlp_32 teacher.recipe.epochs=2 student=mlp_16 epochs=2
-batch_size=32 teacher.recipe.batch_size=32 device=cpu""".split()
+TINY = [
+    "dataset=synthetic",
+    "dataset.train_count=120",
+    "teacher=mlp_32",
+    "teacher.recipe.epochs=2",
+    "student=mlp_16",
+    "epochs=2",
+    "batch_size=32",
+    "teacher.recipe.batch_size=32",
+    "device=cpu",
+]
 
 
 def test_a_run_stopped_at_random_moments_ends_in_the_bits_of_an_undisturbed_one() -> None:

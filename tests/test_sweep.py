@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TINY = "dataset=synthetic teacher=mlp_32 teacher.recipe.epochs=2 student=mlp_16 epochs=2 device=cpu".split()
+TINY = ["dataset=synthetic", "teacher=mlp_32", "teacher.recipe.epochs=2", "student=mlp_16", "epochs=2", "device=cpu"]
 SWEEP = ["-m", *TINY, "method=kd,kd_soft", "seed=0,1,2"]
 
 
@@ -28,9 +28,9 @@ def test_two_sweeps_at_once_train_the_teacher_and_each_student_alone_exactly_onc
         out, err = sweep.communicate(timeout=200)
         assert sweep.returncode == 0, err
         told += out.splitlines()
-    assert sum(line.startswith("mlp_32 distill:") for line in told) == 1
-    # 2 sweeps of 6 jobs, each training its own student, and three students alone, one a seed.
-    assert sum(line.startswith("mlp_16 distill:") for line in told) == 2 * 6 + 3
+    assert sum(line.startswith("mlp_32 by scratch:") for line in told) == 1
+    assert sum(line.startswith("mlp_16 by kd") for line in told) == 2 * 6
+    assert sum(line.startswith("mlp_16 by scratch:") for line in told) == 3
     manifests = [json.loads(path.read_text()) for path in (tmp_path / "models").glob("*/manifest.json")]
     assert sorted(manifest["fields"]["seed"] for manifest in manifests) == [0, 0, 1, 2]
     for name in ("one", "two"):

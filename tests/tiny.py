@@ -39,7 +39,10 @@ def config(out: Path, *overrides: str) -> dict[str, Any]:
     """The whole config of a tiny run; later overrides win."""
     keys = {override.partition("=")[0] for override in overrides}
     base = [override for override in BASE if override.partition("=")[0] not in keys]
-    return COMPOSER.compose([*base, f"out={out}", *overrides])
+    words = [*base, f"out={out}", *overrides]
+    if "teacher=none" in words:
+        words = [word for word in words if not word.startswith("teacher.")]
+    return COMPOSER.compose(words)
 
 
 def experiment(out: Path, *overrides: str) -> Experiment:

@@ -15,6 +15,7 @@ from kdrun.errors import ConfigError, KdrunError
 
 COMMANDS = {
     "train": "train a student: the default where the first word is an override or a flag",
+    "report": "compare runs: tables of measured beside claimed, costs, loss curves",
     "ls": "list the options of a group, or of all",
 }
 """Each is a module of this package with ``main(argv) -> int``, imported when it is asked for."""

@@ -1,11 +1,15 @@
-"""Completion by the tab key: Hydra's own, taught that a command may stand before the overrides."""
+"""Completion by the tab key: Hydra's own, taught that commands and flags may stand among the overrides."""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
+from collections.abc import Iterable
+from contextlib import suppress
 
 from kdrun.cli import COMMANDS
-from kdrun.cli.flags import Parser
+from kdrun.cli.flags import Parser, known, parse
 from kdrun.cli.launch import launch
 from kdrun.config.root import GROUPS
 
@@ -18,14 +22,37 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_intermixed_args(argv)
     if not any(word.startswith("query=") for word in asked.what):
         return launch(print, ["--shell-completion", *asked.what])
-    program, _, typed = os.environ.get("COMP_LINE", "").partition(" ")
-    command, space, rest = typed.lstrip().partition(" ")
-    words = COMMANDS if not space else GROUPS if command == "ls" else ()
-    for word in words:
-        if word.startswith(rest.lstrip() if space else command):
-            print(word)
-    if space and command in COMMANDS and command != "train":
+    with suppress(Exception):  # whoever is still typing has no use for one, whatever it is
+        return complete(os.environ.get("COMP_LINE", ""), asked.what)
+    return 0
+
+
+def complete(line: str, query: list[str]) -> int:
+    """Prints what the last word of ``line`` may become.
+
+    Args:
+        line: as typed so far; the word that it ends with is empty behind a space.
+        query: what the shell asked for, in Hydra's spelling.
+    """
+    program, *words = line.split() if line.endswith(" ") else line.split()[:-1]
+    last = "" if line.endswith(" ") else line.split()[-1]
+    if not words:
+        offer(last, COMMANDS)
+    command = words.pop(0) if words and words[0] in COMMANDS else "train"
+    if command != "train":
+        offer(last, GROUPS if command == "ls" else ())
         return 0
-    overrides = rest if command in COMMANDS else typed
-    os.environ["COMP_LINE"] = f"{program} {overrides}"  # Hydra reads no argument but this
-    return launch(print, ["--shell-completion", *asked.what])
+    if last.startswith("-"):
+        offer(last, re.findall(r"--[\w-]+", known().format_help()))
+        return 0
+    flags = parse(shlex.split(" ".join(words)))
+    overrides = [word for word in flags.overrides if " " not in word]  # such a word chooses no option
+    os.environ["COMP_LINE"] = " ".join([program, *overrides, last])  # Hydra reads no argument but this
+    return launch(print, ["--shell-completion", *query], flags.config_dir)
+
+
+def offer(start: str, words: Iterable[str]) -> None:
+    """Prints those of ``words`` that begin with ``start``."""
+    for word in dict.fromkeys(words):
+        if word.startswith(start):
+            print(word)

@@ -48,6 +48,11 @@ def parse(argv: list[str]) -> Flags:
     Raises:
         ConfigError: if a flag is not known, or lacks its value.
     """
+    return Flags(**vars(known().parse_intermixed_args(argv)))
+
+
+def known() -> Parser:
+    """Returns the parser that knows all flags."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     for names in (("-h", "--help"), ("-m", "--multirun"), ("--resolve",), ("--hydra-help",)):
@@ -56,4 +61,4 @@ def parse(argv: list[str]) -> Flags:
     parser.add_argument("-p", "--package")
     parser.add_argument("-i", "--info", choices=("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"))
     parser.add_argument("-cd", "--config-dir", type=Path)
-    return Flags(**vars(parser.parse_intermixed_args(argv)))
+    return parser

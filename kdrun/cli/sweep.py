@@ -15,8 +15,7 @@ from kdrun.cli.flags import Flags
 from kdrun.cli.folder import new_folder
 from kdrun.cli.launch import launch
 from kdrun.config.compose import Composer, compose
-from kdrun.config.options import Options
-from kdrun.config.sweep import check_jobs, jobs
+from kdrun.config.sweep import check_jobs, jobs, params
 from kdrun.errors import Interrupted
 
 
@@ -32,7 +31,7 @@ def run_sweep(composer: Composer, flags: Flags) -> int:
     folder = new_folder(configs[0], "sweep").absolute()
     spelled = composer.options.spell(flags.overrides)
     codes: list[int] = []
-    task = job(folder, varying(composer.options, spelled), flags.config_dir, codes)
+    task = job(folder, varying(composer, spelled), flags.config_dir, codes)
     words = [re.sub(r"^\+(?!\+)", "++", word) for word in spelled]  # Hydra refuses + for what is there already
     stopped = launch(task, ["-m", *words, f"hydra.sweep.dir={quoted(str(folder))}"], flags.config_dir)
     if stopped:
@@ -71,10 +70,11 @@ def job(folder: Path, keys: Sequence[str], config_dir: Path | None, codes: list[
     return train
 
 
-def varying(options: Options, spelled: Sequence[str]) -> list[str]:
-    """Returns the keys that have several values."""
-    parsed = map(options.parse, spelled)
-    return [override.get_key_element() for override in parsed if override.is_sweep_override()]
+def varying(composer: Composer, spelled: Sequence[str]) -> list[str]:
+    """Returns the keys that have several values, those that a file sweeps over among them."""
+    parsed = [composer.options.parse(override) for override in spelled]
+    overrides = [*params(composer, parsed), *parsed]
+    return [override.get_key_element() for override in overrides if override.is_sweep_override()]
 
 
 def described(overrides: Sequence[str], keys: Sequence[str]) -> str:

@@ -63,6 +63,10 @@ class Cityscapes(Source):
     known_names: ClassVar[tuple[str, ...]] = tuple(COLOURS)
     palette: ClassVar[tuple[tuple[int, int, int], ...]] = tuple(COLOURS.values())
 
+    @property
+    def labels_given(self) -> bool:
+        return self.direction == "label_to_photo"
+
     def read(self) -> tuple[Split, Split]:
         train, test = self._paths("train"), self._paths("val")
         return cached(self, self._place, train + test, lambda: (self._split(train), self._split(test)))

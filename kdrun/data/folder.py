@@ -66,10 +66,9 @@ class Folder(Source):
             raise InputError("dataset.root", f"no such folder '{root}'; give the one that holds a folder per class")
         place = root / "train" if (root / "train").is_dir() else root
         found = _folders(place)
-        if not found:
-            raise InputError(
-                "dataset.root", f"no folders in '{place}'; put the images of each class into one of its own"
-            )
+        if len(found) < 2:
+            many = f"only the folder '{found[0].name}'" if found else "no folders"
+            raise InputError("dataset.root", f"{many} in '{place}'; put the images of each class into one of its own")
         return found
 
     def _test_paths(self) -> list[Path]:

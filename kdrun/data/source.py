@@ -91,6 +91,11 @@ class Source(ABC):
     palette: ClassVar[tuple[tuple[int, int, int], ...]] = ()
     """The colours of the label maps, by class, where images are paired with such."""
 
+    @property
+    def labels_given(self) -> bool:
+        """Whether the label maps, where there are such, are what a model is given, not what it is to make."""
+        return False
+
     def __post_init__(self) -> None:
         for key, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
@@ -98,6 +103,8 @@ class Source(ABC):
                 raise ConfigError(f"dataset.{key}", what)
         if min(self.std) <= 0:
             raise ConfigError("dataset.std", f"{min(self.std):g} would divide by zero; give numbers above 0")
+        if self.task == "classification" and self.classes < 2:
+            raise ConfigError("dataset.classes", f"{self.classes} is out of range [2, inf)")
         self.native = self.size
         self.size = self.native if self.pad_to is None else self.pad_to
         if self.size < self.native:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kdrun import stage
 from kdrun.data import augment
 from kdrun.data.source import Source, Split
 from kdrun.errors import ConfigError
@@ -99,3 +100,23 @@ def _bounds(size: int, batch_size: int) -> list[tuple[int, int]]:
     if len(lows) > 1 and size - lows[-1] == 1 and batch_size > 1:
         lows.pop()
     return list(zip(lows, [*lows[1:], size], strict=True))
+
+
+class Brief:
+    """The first two batches of each epoch of a stream."""
+
+    def __init__(self, stream: stage.Stream) -> None:
+        self.stream = stream
+
+    def __len__(self) -> int:
+        return min(2, len(self.stream))
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        for _, batch in zip(range(len(self) - start), self.stream.epoch(number, start), strict=False):
+            yield batch
+
+
+def pixels(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
+    """Returns normalized ``images`` as pixels in [0, 1]."""
+    scale, shift = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (std, mean))
+    return torch.addcmul(shift, images, scale).clamp(0, 1)

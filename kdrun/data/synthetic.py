@@ -26,7 +26,7 @@ class Synthetic(Source):
 
     channels: Annotated[int, "[1, inf)"] = 1
     size: Annotated[int, "[1, inf)"] = 12
-    classes: Annotated[int, "[1, inf)"] = 10
+    classes: Annotated[int, "[2, inf)"] = 10
     mean: list[float] = field(default_factory=lambda: [0.5])
     std: list[float] = field(default_factory=lambda: [0.25])
     train_count: Annotated[int, "[2, inf)"] = 400

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from kdrun.experiment import Experiment
+    from kdrun.trained import Trained
 
 
 Stages = Generator[Stage, Scores | None, None]
@@ -65,6 +66,33 @@ class Method(nn.Module):
 
         update = Update([*exp.student.parameters(), *self.parameters()], loss)
         return exp.stage(name, [update], {"student": exp.student, "method": self}, given=given, **changes)
+
+
+def changed(
+    stages: Stages, exp: Experiment, change: Callable[[Stage], None]
+) -> Generator[Stage, Scores | None, Scores | None]:
+    """Yields ``stages``, after ``change`` has been at those in which the student learns the task; for methods around
+    others. They are those that select by the task's first score, which stages of hints do not.
+
+    Returns:
+        The scores of the last stage.
+    """
+    scores = None
+    while True:
+        try:
+            stage = stages.send(scores)
+        except StopIteration:
+            return scores
+        if stage.select == exp.main.select:
+            change(stage)
+        scores = yield stage
+
+
+def tested(exp: Experiment, links: list[Trained]) -> Scores:
+    """Returns the first score, on the test split, of each link of a chain, in order."""
+    name = exp.main.name
+    names = [f"link{place}_{link.name}_{name}" for place, link in enumerate(links, start=1)]
+    return {key: exp.scores(link.model, "test")[name] for key, link in zip(names, links, strict=True)}
 
 
 __all__ = ["Batch", "Method", "Outputs", "Scores", "Stage", "Stages", "Terms", "Update"]

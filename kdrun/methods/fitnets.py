@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -61,7 +62,9 @@ class FitNets(Method):
     fixed number of epochs and keeps the best by validation, where the authors stop after 100 epochs without gain.
 
     Args:
-        hint: which of the teacher's taps is the hint, from 0; the middle one where None.
+        hint: which of the teacher's taps is the hint, from 0; where None the middle one of those that are maps, or
+            vectors, as the guided layer is. A vector that is to speak for a whole map can die of it: a 32-unit ReLU
+            layer under a 64x12x12 map of MNIST ended with every unit at 0.
         guided: which of the student's taps is guided by it, from 0; the middle one where None.
         hint_epochs: of the first stage.
         hint_weight: of the first stage's loss, ½ mean squared error.
@@ -101,8 +104,9 @@ class FitNets(Method):
         self.decay_start, self.decay_end = decay_start, decay_end
 
     def connect(self, student: list[torch.Size], teacher: list[torch.Size]) -> None:
-        self.hint = choose("hint", self.hint, teacher, "teacher")
         self.guided = choose("guided", self.guided, student, "student")
+        alike = [tap for tap, shape in enumerate(teacher) if len(shape) == len(student[self.guided])]
+        self.hint = choose("hint", self.hint, teacher, "teacher", alike)
         self.regressor = Regressor(student[self.guided], teacher[self.hint], self.activation)
 
     def stages(self, exp: Experiment) -> Stages:
@@ -149,8 +153,8 @@ class FitNets(Method):
         return self.kd_weight + (self.kd_weight_end - self.kd_weight) * min(max(done, 0.0), 1.0)
 
 
-def choose(key: str, tap: int | None, shapes: list[torch.Size], role: str) -> int:
-    """Returns which tap is meant: ``tap``, or the middle one where None.
+def choose(key: str, tap: int | None, shapes: list[torch.Size], role: str, among: Sequence[int] = ()) -> int:
+    """Returns which tap is meant: ``tap``, or the middle one of ``among`` where None; of all where that is empty.
 
     Raises:
         ConfigError: if the model has no such tap.
@@ -159,4 +163,5 @@ def choose(key: str, tap: int | None, shapes: list[torch.Size], role: str) -> in
         raise ConfigError(f"{role}.taps", f"method fitnets needs a tap in the {role}; name a submodule")
     if tap is not None and tap >= len(shapes):
         raise ConfigError(f"method.{key}", f"{tap} is out of range: the {role} has taps 0 to {len(shapes) - 1}")
-    return len(shapes) // 2 if tap is None else tap
+    among = among or range(len(shapes))
+    return among[len(among) // 2] if tap is None else tap

@@ -2,34 +2,94 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from kdrun.experiment import Experiment
-from kdrun.methods.base import Batch, Method, Outputs, Stages, Terms, Update
+from kdrun.methods.base import Batch, Method, Outputs, Scores, Stages, Terms, Update
 
 
 class Judge(nn.Sequential):
-    """Scores logits (N, classes) with one number each, (N,): high for the teacher's."""
+    """Scores logits (N, classes) with one number each, (N,): high for the teacher's.
 
-    def __init__(self, classes: int, width: int) -> None:
+    Args:
+        classes: of the data.
+        width: units in each of the two hidden layers.
+        bias: whether a constant is added to the score; where only differences count it would never learn.
+    """
+
+    def __init__(self, classes: int, width: int, bias: bool = True) -> None:
         layers = (nn.Linear(classes, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2))
-        super().__init__(*layers, nn.Linear(width, 1), nn.Flatten(0))
+        super().__init__(*layers, nn.Linear(width, 1, bias), nn.Flatten(0))
 
 
-class GAN(Method):
+class Game(Method):
+    """Student and judge, turn by turn; a game of its own says what each goes down, and how the judge moves.
+
+    The student moves first and the judge sees the logits of that same forward pass, so that a student with BatchNorm
+    counts each batch once, and its cross-entropy sees every epoch whole however many steps the judge takes.
+    """
+
+    judge: nn.Module
+    judge_steps: int
+
+    def fresh_judge(self, classes: int) -> nn.Module:
+        """Returns the judge before its first step."""
+        raise NotImplementedError
+
+    def judge_terms(self, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
+        """Returns what the judge goes down, given the teacher's and the student's logits (N, classes)."""
+        raise NotImplementedError
+
+    def judge_optimizer(self, params: list[nn.Parameter]) -> Optimizer:
+        """Returns what moves the judge."""
+        raise NotImplementedError
+
+    def after_judge(self) -> None:
+        """Does what follows each step of the judge; nothing, as a rule."""
+
+    def stages(self, exp: Experiment) -> Stages:
+        self.judge = self.fresh_judge(exp.data.source.classes)
+        teacher, said = exp.teacher, {}
+        assert teacher is not None
+
+        def student_loss(batch: Batch, real: Outputs) -> Terms:
+            student = exp.student(batch.images)
+            said["logits"] = student.logits.detach()
+            return self.loss(student, real, batch)
+
+        def judge_loss(batch: Batch, real: Outputs) -> Terms:
+            return self.judge_terms(real.logits, said["logits"], batch)
+
+        student_move = Update(exp.student.parameters(), student_loss)
+        judge_move = Update(
+            self.judge.parameters(), judge_loss, self.judge_optimizer, self.judge_steps, self.after_judge
+        )
+        modules = {"student": exp.student, "method": self}
+        yield exp.stage("distill", [student_move, judge_move], modules, given=lambda batch: teacher(batch.images))
+
+    def findings(self, exp: Experiment) -> Scores:
+        assert exp.teacher is not None
+        real, fake = (judged(self.judge, exp, model) for model in (exp.teacher.model, exp.student))
+        return self.verdicts(real, fake)
+
+    def verdicts(self, real: Tensor, fake: Tensor) -> Scores:
+        """Returns what the judge says of the teacher (N,) and of the student (N,) on the test images."""
+        return {**p_real(real, fake), "fooling_rate": share(fake > 0)}
+
+
+class GAN(Game):
     """The student as generator, the teacher's logits as real samples, a judge of both.
 
     Mandal and Mandan, "Knowledge distillation and its variations", section "Knowledge distillation using GANs":
         L_judge   = -judge_weight [log s(D(teacher)) + log(1 - s(D(student)))]
         L_student = ce_weight CE(labels, student) - gan_weight log s(D(student)),   s the sigmoid.
     They give no sizes, weights or optimizer: those here are ours. Both are written with softplus, which does not
-    overflow. The student moves first and the judge sees the logits of that same forward pass, so that a student with
-    BatchNorm counts each batch once.
+    overflow.
 
     Args:
         ce_weight: their beta.
@@ -53,26 +113,11 @@ class GAN(Method):
         self.ce_weight, self.gan_weight, self.judge_weight = ce_weight, gan_weight, judge_weight
         self.judge_width, self.judge_lr, self.judge_steps = judge_width, judge_lr, judge_steps
 
-    def stages(self, exp: Experiment) -> Stages:
-        self.judge = Judge(exp.data.source.classes, self.judge_width)
-        teacher, said = exp.teacher, {}
-        assert teacher is not None
+    def fresh_judge(self, classes: int) -> nn.Module:
+        return Judge(classes, self.judge_width)
 
-        def student_loss(batch: Batch, real: Outputs) -> Terms:
-            student = exp.student(batch.images)
-            said["logits"] = student.logits.detach()
-            return self.loss(student, real, batch)
-
-        def judge_loss(batch: Batch, real: Outputs) -> Terms:
-            return self.judge_terms(real.logits, said["logits"])
-
-        adam = partial(torch.optim.Adam, lr=self.judge_lr, betas=(0.5, 0.9))
-        updates = [
-            Update(exp.student.parameters(), student_loss),
-            Update(self.judge.parameters(), judge_loss, adam, repeat=self.judge_steps),
-        ]
-        modules = {"student": exp.student, "method": self}
-        yield exp.stage("distill", updates, modules, given=lambda batch: teacher(batch.images))
+    def judge_optimizer(self, params: list[nn.Parameter]) -> Optimizer:
+        return torch.optim.Adam(params, lr=self.judge_lr, betas=(0.5, 0.9))
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Terms:
         return {
@@ -80,9 +125,27 @@ class GAN(Method):
             "gan": self.gan_weight * F.softplus(-self.judge(student.logits)).mean(),
         }
 
-    def judge_terms(self, real: Tensor, fake: Tensor) -> Terms:
+    def judge_terms(self, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
         """Returns what the judge goes down: it errs where it takes real for fake, or fake for real."""
         return {
             "judge_real": self.judge_weight * F.softplus(-self.judge(real)).mean(),
             "judge_fake": self.judge_weight * F.softplus(self.judge(fake)).mean(),
         }
+
+
+def judged(judge: nn.Module, exp: Experiment, model: nn.Module, split: str = "test") -> Tensor:
+    """Returns the judge's score (N,) of the model's logits on every image of a split."""
+    with torch.no_grad():
+        scores: Tensor = judge.eval()(exp.predict(model, split)[0])
+    return scores
+
+
+def p_real(real: Tensor, fake: Tensor) -> Scores:
+    """Returns the mean probability with which the judge takes the teacher and the student for the teacher."""
+    teacher, student = real.sigmoid().mean().item(), fake.sigmoid().mean().item()
+    return {"p_real_teacher": teacher, "p_real_student": student, "p_real_gap": teacher - student}
+
+
+def share(hits: Tensor) -> float:
+    """Returns the part of ``hits`` (N,) that is true."""
+    return hits.float().mean().item()

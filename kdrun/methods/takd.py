@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kdrun.experiment import Experiment
-from kdrun.methods.base import Method, Stages
+from kdrun.methods.base import Method, Scores, Stages, tested
+from kdrun.trained import Trained
 
 
 class TAKD(Method):
@@ -25,8 +26,17 @@ class TAKD(Method):
         self.base, self.assistants = base, assistants
 
     def stages(self, exp: Experiment) -> Stages:
-        teacher = exp.teacher
-        for assistant in self.assistants:
-            teacher = exp.trained(assistant, self.base, teacher)
-        assert teacher is not None
+        teacher = self.links(exp)[-1]
         yield from exp.method(self.base).stages(exp.taught_by(teacher))
+
+    def links(self, exp: Experiment) -> list[Trained]:
+        """Returns the chain without the student: the teacher first."""
+        assert exp.teacher is not None
+        chain = [exp.teacher]
+        for assistant in self.assistants:
+            chain.append(exp.trained(assistant, self.base, chain[-1]))
+        return chain
+
+    def findings(self, exp: Experiment) -> Scores:
+        """Returns the test score of each assistant."""
+        return tested(exp, self.links(exp)[1:])

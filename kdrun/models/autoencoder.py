@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Annotated
 
 from torch import nn
 
@@ -14,12 +15,14 @@ class AutoEncoder(nn.Sequential):
     (N, 128, 15, 15), (N, 256, 7, 7), (N, 512, 3, 3), (N, 512, 1, 1); the decoders (N, 512, 4, 4), (N, 256, 8,
     8), (N, 128, 16, 16), (N, 64, 32, 32), (N, C, 64, 64). An encoder's map is one row and column smaller than
     that of the decoder across from it (31 and 32, 15 and 16): its pooling has stride 1. A link between the
-    two has to bridge that. With three channels it has 10,862,592 parameters.
+    two has to bridge that. With three channels it has 10,862,592 parameters. All these maps but the images have
+    ``width`` / 64 times as many channels.
 
     Args:
         channels: of the images, those given and those returned.
         classes: not used; every model is built with it.
         size: of the images, which are square.
+        width: channels of the first encoder.
 
     Raises:
         ValueError: if ``size`` is not a multiple of 16 from 64: other sizes do not come back as they went in.
@@ -29,21 +32,21 @@ class AutoEncoder(nn.Sequential):
 
     channels_last = True
 
-    def __init__(self, channels: int, classes: int, size: int) -> None:
+    def __init__(self, channels: int, classes: int, size: int, width: Annotated[int, "[1, inf)"] = 64) -> None:
         if size < 64 or size % 16:
             raise ValueError(f"{size}x{size} images do not come back as {size}x{size}: set dataset.size=64 or 128")
         super().__init__(
             OrderedDict(
-                enc1=_encoder(channels, 64),
-                enc2=_encoder(64, 128),
-                enc3=_encoder(128, 256),
-                enc4=_encoder(256, 512),
-                enc5=nn.Conv2d(512, 512, 3),
-                dec1=_decoder(512, 512, stride=1, padding=0),
-                dec2=_decoder(512, 256, stride=2, padding=1),
-                dec3=_decoder(256, 128, stride=2, padding=1),
-                dec4=_decoder(128, 64, stride=2, padding=1),
-                dec5=nn.Sequential(nn.ConvTranspose2d(64, channels, 4, 2, 1, bias=False), nn.Tanh()),
+                enc1=_encoder(channels, width),
+                enc2=_encoder(width, 2 * width),
+                enc3=_encoder(2 * width, 4 * width),
+                enc4=_encoder(4 * width, 8 * width),
+                enc5=nn.Conv2d(8 * width, 8 * width, 3),
+                dec1=_decoder(8 * width, 8 * width, stride=1, padding=0),
+                dec2=_decoder(8 * width, 4 * width, stride=2, padding=1),
+                dec3=_decoder(4 * width, 2 * width, stride=2, padding=1),
+                dec4=_decoder(2 * width, width, stride=2, padding=1),
+                dec5=nn.Sequential(nn.ConvTranspose2d(width, channels, 4, 2, 1, bias=False), nn.Tanh()),
             )
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,12 @@ class SelfDistill4(nn.Module):
 
     Submodules: ``layer1`` (N, 64, 16, 16), ``layer2`` (N, 128, 8, 8), ``layer3`` (N, 256, 6, 6), ``layer4``
     (N, 512, 4, 4), ``fc``; and ``heads``, three that bring the first three to (N, 512, 4, 4), see ``Head``.
-    For three channels and 10 classes it has 14,615,848 parameters, 7,907,466 without its heads.
+    For three channels and 10 classes it has 14,615,848 parameters, 7,907,466 without its heads. These numbers
+    are those of ``width`` 64.
 
     Args:
         channels, classes, size: of the images, which are square; a batch is (N, channels, 32, 32).
+        width: channels of the first layer.
 
     Raises:
         ValueError: if the images are not 32x32: no other size gives the four features one shape.
@@ -32,21 +35,22 @@ class SelfDistill4(nn.Module):
 
     channels_last = True
 
-    def __init__(self, channels: int, classes: int, size: int) -> None:
+    def __init__(self, channels: int, classes: int, size: int, width: Annotated[int, "[1, inf)"] = 64) -> None:
         super().__init__()
         if size != 32:
             raise ValueError(f"needs 32x32 images, got {size}x{size}: set dataset.pad_to=32")
-        self.layer1 = _layer(channels, 64, stride=2, padding=1)
-        self.layer2 = _layer(64, 128, stride=2, padding=1)
-        self.layer3 = _layer(128, 256, stride=1, padding=0)
-        self.layer4 = _layer(256, 512, stride=1, padding=0)
+        one, two, three, four = (width * 2**place for place in range(4))
+        self.layer1 = _layer(channels, one, stride=2, padding=1)
+        self.layer2 = _layer(one, two, stride=2, padding=1)
+        self.layer3 = _layer(two, three, stride=1, padding=0)
+        self.layer4 = _layer(three, four, stride=1, padding=0)
         bottlenecks = [
-            _bottleneck([64, 128, 256, 256, 512], kernel=4),
-            _bottleneck([128, 256, 512], kernel=3),
-            _bottleneck([256, 512], kernel=3),
+            _bottleneck([one, two, three, three, four], kernel=4),
+            _bottleneck([two, three, four], kernel=3),
+            _bottleneck([three, four], kernel=3),
         ]
-        self.heads = nn.ModuleList(Head(bottleneck, 512 * 4 * 4, classes) for bottleneck in bottlenecks)
-        self.fc = nn.Linear(512 * 4 * 4, classes)
+        self.heads = nn.ModuleList(Head(bottleneck, four * 4 * 4, classes) for bottleneck in bottlenecks)
+        self.fc = nn.Linear(four * 4 * 4, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         feature = self.layer4(self.layer3(self.layer2(self.layer1(images))))
@@ -97,10 +101,12 @@ class OwnTeacherResNet18(nn.Module):
     Submodules: ``conv1``, ``bn1``, ``layer1`` (N, 64, S, S), ``layer2`` (N, 128, S/2, S/2), ``layer3``
     (N, 256, S/4, S/4), ``layer4`` (N, 512, S/8, S/8), ``flatten`` (N, 512; the deepest feature), ``fc``; and
     ``heads``, three that bring the first three layers to (N, 512), see ``Head``. For three channels and 100
-    classes it has 11,220,132 parameters without its heads, as ResNet-18 in this form everywhere.
+    classes it has 11,220,132 parameters without its heads, as ResNet-18 in this form everywhere. These numbers
+    are those of ``width`` 64.
 
     Args:
         channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
+        width: channels of the stem and the first stage.
 
     Raises:
         ValueError: if the images are smaller than 8x8.
@@ -111,22 +117,23 @@ class OwnTeacherResNet18(nn.Module):
 
     channels_last = True
 
-    def __init__(self, channels: int, classes: int, size: int) -> None:
+    def __init__(self, channels: int, classes: int, size: int, width: Annotated[int, "[1, inf)"] = 64) -> None:
         super().__init__()
         if size < 8:
             raise ValueError(f"needs images of 8x8 or more, got {size}x{size}: set dataset.pad_to=8")
-        self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = stage(2, 64, 64, 1)
-        self.layer2 = stage(2, 64, 128, 2)
-        self.layer3 = stage(2, 128, 256, 2)
-        self.layer4 = stage(2, 256, 512, 2)
+        one, two, three, four = (width * 2**place for place in range(4))
+        self.conv1 = nn.Conv2d(channels, one, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(one)
+        self.layer1 = stage(2, one, one, 1)
+        self.layer2 = stage(2, one, two, 2)
+        self.layer3 = stage(2, two, three, 2)
+        self.layer4 = stage(2, three, four, 2)
         self.heads = nn.ModuleList(
-            Head(_reducer(inputs, 512, kernel), 512, classes) for inputs, kernel in ((64, 8), (128, 4), (256, 2))
+            Head(_reducer(inputs, four, kernel), four, classes) for inputs, kernel in ((one, 8), (two, 4), (three, 2))
         )
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.fc = nn.Linear(512, classes)
+        self.fc = nn.Linear(four, classes)
         he_normal(self)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdrun.weights import lasting
+
 
 def parameters(model: nn.Module) -> int:
-    """Returns the number of weights, buffers apart."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Returns the number of weights that inference needs, buffers apart."""
+    return sum(weight.numel() for weight in lasting(model, dict(model.named_parameters())).values())
 
 
 def flops(model: nn.Module, image: Tensor) -> int:

@@ -54,16 +54,16 @@ class Display:
         """Shows a line above the bars."""
         self.console.print(line, markup=False, soft_wrap=True)
 
-    def listen(self, model: str, stage: str, done: float, row: dict[str, Any]) -> None:
+    def listen(self, training: str, stage: str, done: float, row: dict[str, Any]) -> None:
         """Hears of a step, or of a finished epoch where ``row`` is not empty."""
-        task = self.tasks.get((model, stage))
+        task = self.tasks.get((training, stage))
         if task is None:
-            task = self.tasks[model, stage] = self.progress.add_task(f"{model} {stage}", total=1.0, text="")
+            task = self.tasks[training, stage] = self.progress.add_task(f"{training}: {stage}", total=1.0, text="")
         self.progress.update(task, completed=done)
         if row:
             self.progress.update(task, text=sentence(row))
             if not self.console.is_terminal and (done >= 1 or time.monotonic() - self.told >= QUIET_SECONDS):
-                self.notice(f"{model} {stage}: {sentence(row)}")
+                self.notice(f"{training}: {stage} {sentence(row)}")
                 self.told = time.monotonic()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from kdrun import files
@@ -62,15 +63,19 @@ def write(folder: Path) -> int:
 
 
 def read(job: Path) -> Summary:
-    """Returns the summary of a job; of one that left none, that it failed."""
-    path = job / "summary.json"
-    summary: Summary = files.read_json(path) if path.is_file() else {"status": "failed", "error": "left no summary"}
-    return {"overrides": [], **summary}
+    """Returns the summary of a job; of one that left none, what it was to be, and that it failed."""
+    about, summary = job / "run.json", job / "summary.json"
+    if summary.is_file():
+        found: Summary = files.read_json(summary)
+        return found
+    overrides = files.read_json(about)["overrides"] if about.is_file() else []
+    return {"status": "failed", "error": "left no summary", "overrides": overrides}
 
 
 def gather(runs: list[Summary]) -> list[Line]:
     """Returns a line per setting, in the order of the jobs; a setting is all overrides but the seed."""
-    everywhere = set.intersection(*(set(run["overrides"]) for run in runs)) if runs else set()
+    told = [set(run["overrides"]) for run in runs if run["overrides"]]
+    everywhere = set.intersection(*told) if told else set()
     settings: dict[str, list[Summary]] = {}
     for run in runs:
         own = [word for word in run["overrides"] if word not in everywhere and not word.startswith("seed=")]
@@ -135,11 +140,11 @@ def shown(lines: list[Line], main: Score) -> Table:
         values, apart, teacher = line.values(main), line.differences(main), line.values(main, "teacher")
         failed = f" ({line.failed} failed)" if line.failed else ""
         if not values:
-            grid.add_row(line.setting + failed, "0")
+            grid.add_row(escape(line.setting) + failed, "0")
             continue
         student = line.done[0]["models"]["student"]
         grid.add_row(
-            line.setting + failed,
+            escape(line.setting) + failed,
             str(len(values)),
             main.text(mean(values), spread(values)),
             main.text(mean(apart), spread(apart), sign=True) if apart else "",

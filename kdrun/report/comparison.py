@@ -1,0 +1,167 @@
+"""The report of several runs: measured beside claimed, with spread, difference to the student alone, and cost."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from rich.table import Table
+
+from kdrun.report.cost import short
+from kdrun.report.leaderboard import spread
+from kdrun.report.lines import BASE, Line, Run, labels, main_score
+from kdrun.scores import TASKS, Score
+
+NOTES = """\
+mean ± standard deviation over n seeds; difference: to the same student trained alone from the same initial weights;
+claimed: what the source says of its own setting, the gain in brackets; FLOPs: of one image, two per multiply-add;
+seconds: of training, a chain's other links included, the teacher not; asked: images shown to frozen models."""
+
+STAGES = "by stage"
+"""The heading of the column that is folded where a table is too wide; cells of figures are not."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: its title, its headings, and rows of as many cells."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """Returns it as markdown."""
+        lines = [self.headings, ["---", *("---:" for _ in self.headings[1:])], *self.rows]
+        return "\n".join([f"## {self.title}\n", *(f"| {' | '.join(cells)} |" for cells in lines)])
+
+    def rich(self) -> Table:
+        """Returns it as printed."""
+        table = Table(title=self.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for place, (heading, *cells) in enumerate(zip(self.headings, *self.rows, strict=True)):
+            whole = place > 0 and heading != STAGES and max(map(len, cells)) >= len(heading)
+            table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=whole)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def grids(lines: list[Line]) -> list[Grid]:
+    """Returns the tables of all data sets, each followed by what its methods measured besides."""
+    found = []
+    for section in dict.fromkeys(line.section for line in lines):
+        here = [line for line in lines if line.section == section]
+        named = dict(zip(labels(here), here, strict=True))
+        found.append(scores_grid(named, section[0]))
+        for how in dict.fromkeys(line.how for line in here):
+            told = {label: line for label, line in named.items() if line.how == how and line.findings()}
+            if told:
+                found.append(findings_grid(told, f"{section[0]}, {how}: findings on test images"))
+    return found
+
+
+def scores_grid(named: dict[str, Line], dataset: str) -> Grid:
+    """Returns the main table of a data set from its lines by their labels."""
+    main = main_score(next(iter(named.values())))
+    headings = ["model", "n", main.name, "difference", "claimed", "params", "FLOPs", "seconds", "asked", STAGES]
+    columns = zip(headings, *([label, *row(line, main)] for label, line in named.items()), strict=True)
+    kept = [column for column in columns if any(column[1:])]
+    return Grid(f"{dataset}: {main.name} on test images", *split(kept))
+
+
+def split(columns: list[tuple[str, ...]]) -> tuple[list[str], list[list[str]]]:
+    """Returns the headings and the rows of ``columns``."""
+    headings, *rows = (list(cells) for cells in zip(*columns, strict=True))
+    return headings, rows
+
+
+def row(line: Line, main: Score) -> list[str]:
+    """Returns the cells of a line, its label apart."""
+    values, apart, seconds, asked = (
+        line.scores(main),
+        line.differences(main),
+        line.costs("seconds"),
+        line.costs("asked"),
+    )
+    told, gain = line.claimed(), claimed_difference(line)
+    gained = f" ({main.text(gain, sign=True)})" if gain is not None else ""
+    stages = {name: mean(each) for name, each in line.stages().items()}
+    return [
+        str(len(values)),
+        main.text(mean(values), spread(values)),
+        main.text(mean(apart), spread(apart), sign=True) if apart else "",
+        main.text(told) + gained if told is not None else "",
+        short(line.models[0].row["parameters"]),
+        short(line.models[0].row["flops"]),
+        f"{mean(seconds):.1f}" if seconds else "given",
+        short(mean(asked)) if any(asked) else "",
+        " + ".join(f"{name} {each:.1f}" for name, each in stages.items()) if len(stages) > 1 else "",
+    ]
+
+
+def claimed_difference(line: Line) -> float | None:
+    """Returns how much the source claims that teaching gains."""
+    taught, alone = line.claimed(), line.claimed(*BASE)
+    return taught - alone if line.how != "alone" and taught is not None and alone is not None else None
+
+
+def findings_grid(named: dict[str, Line], title: str) -> Grid:
+    """Returns a row for each finding, a column for each line, claims in brackets."""
+    found = {label: line.findings() for label, line in named.items()}
+    names = list(dict.fromkeys(name for findings in found.values() for name in findings))
+
+    def cell(label: str, name: str) -> str:
+        values, claimed = found[label].get(name), named[label].claimed(name)
+        said = f" (claimed {claimed:.4g})" if claimed is not None else ""
+        return Score(name).text(mean(values), spread(values)) + said if values else ""
+
+    return Grid(title, ["finding", *found], [[name, *(cell(label, name) for label in found)] for name in names])
+
+
+def markdown(tables: list[Grid], pictures: list[str], runs: list[Run], others: list[str]) -> str:
+    """Returns the report as markdown.
+
+    Args:
+        tables: of it.
+        pictures: names of files beside it.
+        runs: that it is about.
+        others: what is to be said of folders that hold no finished run.
+    """
+    claims = {run.config["experiment"] or run.folder.name: run.config.get("claims") for run in runs}
+    recorded = [f"- {name}: `{said}`" for name, said in claims.items() if said]
+    parts = [f"# Report of {len(runs)} runs", *(table.markdown() for table in tables), NOTES]
+    parts += [f"![{picture}]({picture})" for picture in pictures]
+    parts += [f"## Claims as recorded\n\n{chr(10).join(recorded)}"] if recorded else []
+    parts += [f"## Not in the tables\n\n{chr(10).join(f'- {other}' for other in others)}"] if others else []
+    return "\n\n".join(parts) + "\n"
+
+
+def table(lines: list[Line]) -> str:
+    """Returns all lines as csv: scores as they are, in [0, 1] where they are accuracies; empty where unknown."""
+    rows = [values(label, line) for line, label in zip(lines, labels(lines), strict=True)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for each in rows for key in each)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def values(label: str, line: Line) -> dict[str, Any]:
+    """Returns a line's row of the csv."""
+    found: dict[str, Any] = {"dataset": line.section[0], "model": line.name, "trained": line.how, "line": label}
+    found |= {"n": len(line.models), "seeds": " ".join(str(one.seed) for one in line.models)}
+    for score in TASKS[line.section[1]]:
+        for name, each in ((score.name, line.scores(score)), (f"{score.name}_difference", line.differences(score))):
+            found |= {f"{name}_mean": mean(each) if each else None, f"{name}_sd": spread(each)}
+    costs = {name: line.costs(name) for name in ("seconds", "asked")}
+    return {
+        **found,
+        "claimed": line.claimed(),
+        "claimed_difference": claimed_difference(line),
+        "parameters": line.models[0].row["parameters"],
+        "flops": line.models[0].row["flops"],
+        **{f"{name}_mean": mean(each) if each else None for name, each in costs.items()},
+        "stages": " ".join(f"{name}:{mean(each):.3f}" for name, each in line.stages().items()),
+    }

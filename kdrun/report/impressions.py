@@ -1,0 +1,59 @@
+"""Figures of a teacher's data impressions, and of the class similarities behind them."""
+
+from __future__ import annotations
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+ROWS = 20
+"""Classes at most in the grid of impressions."""
+
+GAP = 2
+"""White pixels between two of them."""
+
+
+def similarity(cosines: Tensor, names: list[str], title: str) -> Figure:
+    """Returns a heat map of the ``cosines`` (classes, classes) in [-1, 1] between classes called ``names``."""
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
+    axes = figure.subplots()
+    image = axes.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
+    axes.set(title=title, xlabel="class", ylabel="class")
+    if len(names) <= 20:
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+    if len(names) <= 12:
+        for row, values in enumerate(cosines.tolist()):
+            for column, value in enumerate(values):
+                colour = "white" if abs(value) > 0.6 else "black"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
+    figure.colorbar(image, ax=axes, label="cosine of last-layer weights")
+    return figure
+
+
+def grid(images: list[Tensor], names: list[str], title: str) -> Figure:
+    """Returns some images of each class, a row each, at most ``ROWS`` rows.
+
+    Args:
+        images: per class (n, C, H, W) of pixels in [0, 1], C 1 or 3; n may be 1.
+        names: of the classes.
+        title: above all.
+    """
+    images, columns = images[:ROWS], max(len(row) for row in images)
+    _, channels, height, width = images[0].shape
+    sheet = torch.ones(len(images) * (height + GAP), columns * (width + GAP), channels)
+    for y, row in enumerate(images):
+        for x, image in enumerate(row):
+            top, left = y * (height + GAP), x * (width + GAP)
+            sheet[top : top + height, left : left + width] = image.permute(1, 2, 0)
+    figure = Figure(figsize=(0.8 * columns + 1.8, 0.8 * len(images) + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.imshow(sheet.numpy().squeeze(2) if channels == 1 else sheet.numpy(), vmin=0, vmax=1, cmap="gray")
+    axes.set_yticks([(y + 0.5) * (height + GAP) - GAP / 2 for y in range(len(images))], names[: len(images)])
+    axes.set(title=title, ylabel="class", xticks=[])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure

@@ -1,0 +1,214 @@
+"""What several runs measured, put together: a line for everything that was trained alike but for its seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdrun.nodes import ALONE, bare, nameless
+from kdrun.scores import TASKS, Score
+
+Config = dict[str, Any]
+
+PRIVATE = {"seed", "name", "out", "resume", "device", "threads", "compile", "trust", "experiment", "claims", "baseline"}
+"""Keys of a config that do not make a training another one; the place of the data does not either."""
+
+BASE = ("base", "alone", "scratch")
+"""Names under which claims speak of a model that nobody taught."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, as read.
+
+    Args:
+        folder: where it lies.
+        config: recorded in it.
+        summary: of a run that ended.
+    """
+
+    folder: Path
+    config: Config
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One trained model as one run measured it.
+
+    Args:
+        run: the run.
+        role: of the model in it: teacher, alone, student.
+        how: the method that trained it, ``alone`` where nobody taught it.
+        kind: all that its training depends on but the seed.
+        seed: of its training.
+    """
+
+    run: Run
+    role: str
+    how: str
+    kind: Config
+    seed: int
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """Its name, scores and costs."""
+        found: dict[str, Any] = self.run.summary["models"][self.role]
+        return found
+
+    @property
+    def metrics(self) -> Path:
+        """The file of its epochs: the run's own, or that in the store, which lies beside the run or its sweep."""
+        if self.role == "student":
+            return self.run.folder / "metrics.jsonl"
+        stored = Path("models", f"{self.row['name']}-{self.row['key'][:12]}", "metrics.jsonl")
+        roots = (self.run.folder.parent, self.run.folder.parent.parent, Path(self.run.config["out"]))
+        return next((root / stored for root in roots if (root / stored).is_file()), roots[0] / stored)
+
+
+@dataclass(frozen=True)
+class Line:
+    """All measurements of what was trained alike but for the seed."""
+
+    all: list[Measured]
+
+    @property
+    def models(self) -> list[Measured]:
+        """One measurement for each seed, the first."""
+        return list({one.seed: one for one in reversed(self.all)}.values())[::-1]
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return str(self.all[0].row["name"])
+
+    @property
+    def how(self) -> str:
+        """The method, ``alone`` where nobody taught it."""
+        return self.all[0].how
+
+    @property
+    def section(self) -> tuple[str, str]:
+        """The data set and its task: what can be compared."""
+        return self.all[0].run.config["dataset"]["name"], self.all[0].run.summary["task"]
+
+    def scores(self, score: Score) -> list[float]:
+        """Returns a test score of each seed."""
+        return [one.row["test"][score.name] for one in self.models]
+
+    def differences(self, score: Score) -> list[float]:
+        """Returns how much each seed is above the same student trained alone from the same initial weights."""
+        pairs = [(one.row, one.run.summary["models"].get("alone")) for one in self.models if one.how != "alone"]
+        return [row["test"][score.name] - alone["test"][score.name] for row, alone in pairs if alone]
+
+    def costs(self, name: str) -> list[float]:
+        """Returns ``seconds`` or ``asked`` of each seed, those of a chain's other links included."""
+        own = [(one.row[name], self._links(one)) for one in self.models]
+        return [cost + sum(link[name] for link in links) for cost, links in own if cost is not None]
+
+    def stages(self) -> dict[str, list[float]]:
+        """Returns the seconds of each stage and of a chain's other links, over the seeds."""
+        found: dict[str, list[float]] = {}
+        for one in self.models:
+            spent = dict(one.row["stages"])
+            for link in self._links(one):
+                spent[link["name"]] = spent.get(link["name"], 0) + link["seconds"]
+            for name, seconds in spent.items():
+                found.setdefault(name, []).append(seconds)
+        return found
+
+    def _links(self, one: Measured) -> list[dict[str, Any]]:
+        return one.run.summary["links"] if one.role == "student" else []
+
+    def findings(self) -> dict[str, list[float]]:
+        """Returns what else the method measured, over the seeds."""
+        found: dict[str, list[float]] = {}
+        for one in self.models:
+            for name, value in one.run.summary.get("findings", {}).items() if one.role == "student" else ():
+                found.setdefault(name, []).append(value)
+        return found
+
+    def claimed(self, *names: str) -> float | None:
+        """Returns what an experiment claims of this model under one of ``names``; of its main score without a name.
+
+        Claims are ``{MODEL: {base: 0.64, METHOD: 0.67, FINDING: ...}}``, or ``{MODEL: 0.67}`` for what a run trains.
+        """
+        words = names or (BASE if self.how == "alone" else (self.how,))
+        for one in self.all:
+            said = one.run.config.get("claims")
+            told = said.get(self.name) if isinstance(said, dict) else None
+            if isinstance(told, dict):
+                told = next((told[word] for word in words if word in told), None)
+            elif names or one.role == "alone":
+                told = None
+            if isinstance(told, int | float):
+                return float(told)
+        return None
+
+
+def main_score(line: Line) -> Score:
+    """Returns the score that leads the tables of a line's task."""
+    return TASKS[line.section[1]][0]
+
+
+def gather(runs: list[Run]) -> list[Line]:
+    """Returns a line for everything that ``runs`` trained alike but for the seed, in the order of the runs."""
+    groups: dict[str, list[Measured]] = {}
+    for one in (one for run in runs for one in measured(run)):
+        groups.setdefault(json.dumps(one.kind, sort_keys=True), []).append(one)
+    return [Line(group) for group in groups.values()]
+
+
+def measured(run: Run) -> Iterator[Measured]:
+    """Yields the models of a run; a student that was trained alone only once."""
+    config, models, alone = run.config, run.summary["models"], ALONE[run.summary["task"]]
+    recipe = {name: config[name] for name in ("epochs", "batch_size", "optimizer", "schedule")} | {"stop_at": None}
+    shared = {name: config[name] for name in ("precision", "fast_dev_run")}
+    data = {key: value for key, value in config["dataset"].items() if key != "root"}
+    if "teacher" in models:
+        node = config["teacher"]
+        made = {"checkpoint": node["checkpoint"]} if node["checkpoint"] else {"recipe": node["recipe"]}
+        kind = {"dataset": {**data, "train_size": None}, "model": bare(node), **made, **shared}
+        yield Measured(run, "teacher", "alone", nameless(kind), node["seed"])
+    by_itself = {"dataset": data, "model": bare(config["student"]), "recipe": recipe, **shared}
+    taught = nameless(config["method"]) != nameless(alone)
+    if "alone" in models and taught:
+        yield Measured(run, "alone", "alone", nameless(by_itself), config["seed"])
+    whole = {key: value for key, value in config.items() if key not in PRIVATE} | {"dataset": data}
+    how = config["method"]["name"] if taught else "alone"
+    yield Measured(run, "student", how, nameless(whole if taught else by_itself), config["seed"])
+
+
+def labels(lines: list[Line]) -> list[str]:
+    """Returns a name for each line: model and method, and where these are the same what else sets it apart.
+
+    That is the experiment's name where each has another, or the keys that differ.
+    """
+    plain = [f"{line.name} {line.how if line.how == 'alone' else 'by ' + line.how}" for line in lines]
+    found = []
+    for line, label in zip(lines, plain, strict=True):
+        alike = [other for other, name in zip(lines, plain, strict=True) if name == label]
+        found.append(", ".join([label, *differing(line, alike)]))
+    return found
+
+
+def differing(line: Line, alike: list[Line]) -> list[str]:
+    """Returns what sets ``line`` apart from the others of ``alike``; nothing where it is the only one."""
+    experiments = [other.all[0].run.config["experiment"] for other in alike]
+    if len(alike) > 1 and None not in experiments and len(set(experiments)) == len(alike):
+        return [line.all[0].run.config["experiment"]]
+    leaves = [dict(flat(other.all[0].kind)) for other in alike]
+    own = dict(flat(line.all[0].kind))
+    return [f"{key}={value}" for key, value in own.items() if any(other.get(key) != value for other in leaves)]
+
+
+def flat(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the leaves of nested dicts with their dotted keys."""
+    if not isinstance(node, dict):
+        yield where, node
+        return
+    for key, value in node.items():
+        yield from flat(value, f"{where}.{key}" if where else key)

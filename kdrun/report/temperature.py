@@ -1,0 +1,34 @@
+"""The figure of the temperature study: one image, and its probabilities at each temperature."""
+
+from __future__ import annotations
+
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+def softened(probabilities: Tensor, temperatures: list[float], names: list[str], image: Tensor, title: str) -> Figure:
+    """Returns an image beside a line per temperature of its probability for each class.
+
+    Args:
+        probabilities: (temperatures, classes).
+        temperatures: T of each row.
+        names: of the classes.
+        image: (C, H, W) in [0, 1].
+        title: of the image.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
+    left, right = figure.subplots(1, 2, width_ratios=(1, 2.6))
+    left.imshow(image.permute(1, 2, 0).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
+    left.set(title=title, xticks=[], yticks=[])
+    colours = colormaps["viridis"].resampled(len(temperatures) + 1)
+    for place, (temperature, row) in enumerate(zip(temperatures, probabilities.cpu().numpy(), strict=True)):
+        right.plot(row, marker="o", markersize=4, color=colours(place), label=f"T = {temperature:g}")
+    right.set(title="softmax(logits / T)", xlabel="class", ylabel="probability", ylim=(0, 1.02))
+    long = max(map(len, names)) > 3
+    right.set_xticks(range(len(names)), names, rotation=45 if long else 0, ha="right" if long else "center")
+    right.grid(alpha=0.3)
+    right.legend()
+    return figure

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import Memory, config, copied, experiment, same
+from torch import Tensor
+
+from kdrun.errors import TrainingError
+from kdrun.experiment import Experiment
+from kdrun.methods.adv_basic import AdvBasic
+from kdrun.methods.gan import Judge
+from kdrun.stage import Batch, Outputs, Stage
+from kdrun.trainer import fit
+
+METHOD = ("method=adv_basic", "student=mlp_32", "method.judge_epochs=3", "dataset.train_count=200")
+
+
+def two_way(score: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """log P(teacher) and log P(student) of a softmax over (score, 0)."""
+    exps = np.exp(np.stack([score.numpy().astype(float), np.zeros(len(score))]))
+    teacher, student = np.log(exps / exps.sum(0))
+    return teacher, student
+
+
+def test_the_three_forms_are_the_judges_log_probabilities() -> None:
+    score = torch.tensor([-3.0, 0.0, 0.5, 4.0, 9.0])
+    teacher, student = two_way(score)
+    assert AdvBasic(form="non_saturating").adversarial(score).numpy() == pytest.approx(-teacher, rel=1e-5)
+    assert AdvBasic(form="minimax").adversarial(score).numpy() == pytest.approx(student, rel=1e-5)
+    assert AdvBasic(form="minimax_clamped").adversarial(score).numpy() == pytest.approx(student.clip(-5), rel=1e-5)
+
+
+@pytest.mark.parametrize("form", ["non_saturating", "minimax", "minimax_clamped"])
+def test_all_three_forms_push_the_score_the_same_way(form: Any) -> None:
+    score = torch.linspace(-4, 4, 9, requires_grad=True)
+    AdvBasic(form=form).adversarial(score).sum().backward()
+    assert score.grad is not None
+    assert (score.grad < 0).all()
+
+
+def test_the_clamped_form_gives_nothing_more_for_a_judge_who_is_fooled() -> None:
+    score = torch.tensor([4.0, 6.0, 60.0], requires_grad=True)
+    AdvBasic(form="minimax_clamped").adversarial(score).sum().backward()
+    assert score.grad is not None
+    assert (score.grad != 0).tolist() == [True, False, False]
+
+
+def test_the_students_loss_is_the_weighted_sum_of_both_terms() -> None:
+    torch.manual_seed(0)
+    method, logits, labels = AdvBasic(0.5, 2.0), torch.randn(4, 5), torch.tensor([0, 4, 2, 1])
+    method.judge = Judge(5, 7)
+    found = method.loss(Outputs(logits, []), None, Batch(labels, labels, labels, labels, 1))
+    rows = np.exp(logits.double().numpy())
+    right = rows[range(4), labels.numpy()] / rows.sum(1)
+    assert float(found["ce"]) == pytest.approx(-0.5 * np.log(right).mean(), rel=1e-5)
+    teacher, _ = two_way(method.judge(logits).detach())
+    assert float(found["adversarial"].detach()) == pytest.approx(-2 * teacher.mean(), rel=1e-5)
+
+
+def trained(out: Path, *overrides: str) -> tuple[Experiment, AdvBasic, Memory]:
+    """The experiment after all stages; the states of student, judge and first student are in its journal."""
+    exp, memory = experiment(out, *METHOD, *overrides), Memory()
+    method = exp.method(config(out, *METHOD, *overrides)["method"])
+    exp.follow(method, memory)  # type: ignore[arg-type]
+    assert isinstance(method, AdvBasic)
+    return exp, method, memory
+
+
+def judged(out: Path, *overrides: str) -> tuple[Experiment, AdvBasic, Stage]:
+    """The experiment before its last stage, and that stage."""
+    exp = experiment(out, *METHOD, *overrides)
+    method = exp.method(config(out, *METHOD, *overrides)["method"])
+    assert isinstance(method, AdvBasic)
+    stages = method.stages(exp)
+    scores = fit(next(stages), exp.recipe, exp.runtime, Memory())
+    return exp, method, stages.send(scores)
+
+
+def test_there_is_a_judge_before_a_final_student(tmp_path: Path) -> None:
+    _, _, memory = trained(tmp_path)
+    assert [stage.name for stage in memory.stages] == ["judge", "distill"]
+    assert [row["epoch"] for row in memory.rows] == [1, 2, 3, 1]
+
+
+def test_the_judge_is_frozen_before_the_final_student(tmp_path: Path) -> None:
+    exp, method, stage = judged(tmp_path)
+    before, teacher, first = copied(method.judge), copied(exp.teacher.model), copied(method.first.model)  # type: ignore[union-attr]
+    student = copied(exp.student)
+    method.judge.zero_grad()
+    fit(stage, exp.recipe, exp.runtime, Memory())
+    assert same(copied(method.judge), before)
+    assert all(parameter.grad is None for parameter in method.judge.parameters())
+    assert same(copied(exp.teacher.model), teacher)  # type: ignore[union-attr]
+    assert same(copied(method.first.model), first)
+    assert not same(copied(exp.student), student)
+
+
+def test_the_first_student_is_the_student_trained_alone_and_only_once(tmp_path: Path) -> None:
+    exp, method, _ = trained(tmp_path)
+    alone = exp.trained(exp.student_node, plan=exp.plan)
+    assert method.first.key == alone.key
+    assert len(list(tmp_path.glob("models/*/manifest.json"))) == 2  # and the teacher
+
+
+def test_the_final_student_starts_where_the_first_began_or_where_it_ended(tmp_path: Path) -> None:
+    exp, method, _ = judged(tmp_path)
+    assert same(copied(exp.student), copied(exp.fresh(exp.student_node, exp.plan.seed)))
+    exp, method, _ = judged(tmp_path, "method.init_from_s0=true")
+    assert same(copied(exp.student), copied(method.first.model))
+
+
+def test_the_judge_learns_to_tell_the_teacher_from_the_first_student(tmp_path: Path) -> None:
+    overrides = ("teacher=cnn", "teacher.recipe.epochs=2", "method.judge_epochs=20", "method.judge_lr=0.01")
+    exp, method, _ = trained(tmp_path, *overrides)
+    assert method.accuracy(exp, "test") > 0.8
+    found = method.findings(exp)
+    assert found["judge_accuracy"] == method.accuracy(exp, "test")
+    logits, _ = exp.predict(exp.student, "test")
+    with torch.no_grad():
+        assert found["fooling_rate"] == pytest.approx(float((method.judge(logits) > 0).float().mean()))
+    assert found["logit_std"] == pytest.approx(float(np.std(logits.numpy(), ddof=1)), rel=1e-5)
+
+
+def test_the_form_to_the_letter_runs_away_and_is_stopped_with_the_reason(tmp_path: Path) -> None:
+    settings = ("method.form=minimax", "method.adversarial_weight=10", "optimizer.lr=0.5", "epochs=20")
+    with pytest.raises(TrainingError, match=r"^method.form=minimax: the student's logits run away \(std ") as caught:
+        trained(tmp_path, *settings)
+    assert str(caught.value).endswith("; use another form, or less adversarial_weight")
+
+
+def test_only_the_form_to_the_letter_drives_the_logits_far_beyond_the_student_alone(tmp_path: Path) -> None:
+    spreads = {}
+    for form in ("non_saturating", "minimax_clamped", "minimax"):
+        exp, method, _ = trained(tmp_path, f"method.form={form}", "method.adversarial_weight=1", "epochs=20")
+        alone, student = (float(exp.predict(model, "test")[0].std()) for model in (method.first.model, exp.student))
+        spreads[form] = student / alone
+    assert spreads["non_saturating"] < 3
+    assert spreads["non_saturating"] < spreads["minimax_clamped"] < spreads["minimax"]

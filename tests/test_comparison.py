@@ -1,0 +1,190 @@
+"""``kdrun report``: what several runs measured, beside what was claimed."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+from tiny import config
+
+from kdrun import files
+from kdrun.cli import main
+from kdrun.report.lines import Run, gather, labels
+from kdrun.run import run
+from kdrun.scores import TASKS
+
+TOP1 = TASKS["classification"][0]
+CLAIMS = {"mlp_16": {"base": 0.5, "kd": 0.625, "kd_t20": 0.25}, "cnn": {"base": 0.75}}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of two methods and two seeds under one teacher, a run of the student alone, and one that failed."""
+    out = tmp_path_factory.mktemp("report")
+    for method in ("kd", "takd"):
+        for seed in (1, 2):
+            made(out, f"sweep/{method}{seed}", f"method={method}", "teacher=cnn", f"seed={seed}")
+    made(out, "base", "method=scratch", "teacher=none", "seed=3")
+    (out / "sweep/failed").mkdir()
+    (out / "sweep/failed/config.yaml").write_text("seed: 3\n")
+    files.write_json(out / "sweep/failed/summary.json", {"status": "failed", "error": "distill: loss kd is not finite"})
+    return out
+
+
+def made(out: Path, name: str, *overrides: str) -> dict[str, Any]:
+    return run({**config(out, *overrides), "claims": CLAIMS}, out / name, list(overrides))
+
+
+def summaries(out: Path, pattern: str) -> list[dict[str, Any]]:
+    return [files.read_json(path) for path in sorted(out.glob(pattern))]
+
+
+@pytest.fixture(scope="module")
+def rows(out: Path) -> dict[str, dict[str, str]]:
+    """The csv of all runs by its lines' labels."""
+    assert main(["report", str(out / "sweep"), str(out / "base"), "--out", str(out / "found")]) == 0
+    with (out / "found/report.csv").open() as file:
+        return {row["line"]: row for row in csv.DictReader(file)}
+
+
+def test_there_is_a_line_for_all_that_was_trained_alike_but_for_the_seed(rows: dict[str, dict[str, str]]) -> None:
+    assert {label: (row["n"], row["seeds"]) for label, row in rows.items()} == {
+        "cnn alone": ("1", "0"),
+        "mlp_16 alone": ("3", "1 2 3"),
+        "mlp_16 by kd": ("2", "1 2"),
+        "mlp_16 by takd": ("2", "1 2"),
+    }
+
+
+def test_means_spreads_and_differences_are_those_of_the_summaries(out: Path, rows: dict[str, dict[str, str]]) -> None:
+    runs = [summary["models"] for summary in summaries(out, "sweep/kd*/summary.json")]
+    own = [models["student"]["test"]["top1"] for models in runs]
+    apart = [models["student"]["test"]["top1"] - models["alone"]["test"]["top1"] for models in runs]
+    line = rows["mlp_16 by kd"]
+    assert (float(line["top1_mean"]), float(line["top1_sd"])) == pytest.approx((mean(own), stdev(own)))
+    assert float(line["top1_difference_mean"]) == pytest.approx(mean(apart))
+    assert rows["mlp_16 alone"]["top1_difference_mean"] == rows["cnn alone"]["top1_sd"] == ""
+
+
+def test_claims_stand_beside_what_they_speak_of(rows: dict[str, dict[str, str]]) -> None:
+    claimed = {label: (row["claimed"], row["claimed_difference"]) for label, row in rows.items()}
+    assert claimed == {
+        "cnn alone": ("0.75", ""),
+        "mlp_16 alone": ("0.5", ""),
+        "mlp_16 by kd": ("0.625", "0.125"),
+        "mlp_16 by takd": ("", ""),
+    }
+
+
+def test_a_chain_costs_its_links_too(out: Path, rows: dict[str, dict[str, str]]) -> None:
+    runs = summaries(out, "sweep/takd*/summary.json")
+    seconds = [one["models"]["student"]["seconds"] + one["links"][0]["seconds"] for one in runs]
+    assert float(rows["mlp_16 by takd"]["seconds_mean"]) == pytest.approx(mean(seconds))
+    assert [part.partition(":")[0] for part in rows["mlp_16 by takd"]["stages"].split()] == ["distill", "mlp_100"]
+    assert float(rows["mlp_16 by takd"]["asked_mean"]) == 2 * 81
+    assert float(rows["mlp_16 by kd"]["asked_mean"]) == 81
+
+
+def test_the_report_is_printed_and_written_with_its_figures_and_what_failed(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(out / "sweep")]) == 0
+    printed = capsys.readouterr().out
+    text = (out / "sweep/report.md").read_text()
+    assert "| mlp_16 by kd | 2 |" in text
+    assert "62.50 % (+12.50 %)" in text
+    assert "62.50 % (+12.50 %)" in printed
+    assert "failed: failed distill: loss kd is not finite" in text
+    assert "![losses-synthetic.png](losses-synthetic.png)" in text
+    assert (out / "sweep/losses-synthetic.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_panel_of_the_losses_has_two_lines_for_every_seed(out: Path) -> None:
+    from kdrun.record import read_rows
+    from kdrun.report.losses import losses
+
+    lines = gather(loaded(out))
+    panels = {
+        label: [read_rows(one.metrics) for one in line.models] for label, line in zip(labels(lines), lines, strict=True)
+    }
+    assert all(rows for seeds in panels.values() for rows in seeds)
+    figure = losses(panels, "loss")
+    assert [len(axes.lines) for axes in figure.axes] == [2, 4, 4, 4]
+    kd = panels["mlp_16 by kd"][0][0]
+    drawn = figure.axes[2].lines[0].get_ydata()
+    assert list(drawn) == [pytest.approx(kd["loss/ce"] + kd["loss/kd"])]
+
+
+def loaded(out: Path) -> list[Run]:
+    from kdrun.cli.report import read
+
+    return read([out / "sweep"])[0]
+
+
+def test_lines_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    runs = []
+    for temperature in (2, 8):
+        made(tmp_path, f"t{temperature}", "method=kd", f"method.temperature={temperature}", "baseline=false")
+        runs.append(tmp_path / f"t{temperature}")
+    from kdrun.cli.report import read
+
+    assert labels(gather(read(runs)[0])) == [
+        "mlp_16 alone",
+        "mlp_16 by kd, method.temperature=2.0",
+        "mlp_16 by kd, method.temperature=8.0",
+    ]
+
+
+def test_lines_of_one_method_in_several_experiments_bear_their_names(out: Path) -> None:
+    runs = loaded(out)
+    for one in runs:
+        one.config["experiment"] = f"{one.config['method']['name']}_digits"
+        one.config["method"] = {**one.config["method"], "name": "chain"}
+    assert labels(gather(runs))[2:] == ["mlp_16 by chain, kd_digits", "mlp_16 by chain, takd_digits"]
+
+
+def test_a_claim_that_is_a_number_is_of_what_the_run_trains() -> None:
+    summary = {"task": "classification", "models": {role: {"name": "mlp_16"} for role in ("alone", "student")}}
+    node = {"_target_": "a.B", "name": "mlp_16"}
+    base = dict.fromkeys(("epochs", "batch_size", "optimizer", "schedule", "precision", "fast_dev_run", "seed"), 1)
+    method = {"_target_": "kdrun.methods.kd.KD", "name": "kd"}
+    made = {
+        **base,
+        "dataset": {"name": "x"},
+        "teacher": None,
+        "student": node,
+        "method": method,
+        "claims": {"mlp_16": 0.5},
+    }
+    assert [line.claimed() for line in gather([Run(Path("r"), made, summary)])] == [None, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["report"], 2, "command line: name the folder of a run or of a sweep: kdrun report outputs/NAME"),
+        (["report", "nowhere"], 3, "nowhere: no run is there, nor a sweep (no config.yaml)"),
+        (["report", "--no"], 2, "command line: unrecognized arguments: --no"),
+    ],
+)
+def test_what_cannot_be_reported_is_said_in_one_line(
+    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == code
+    assert capsys.readouterr().err == f"kdrun: error: {said}\n"
+
+
+def test_a_folder_of_runs_that_all_failed_is_refused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(out / "sweep/failed")]) == 3
+    assert "holds no finished run" in capsys.readouterr().err
+
+
+def test_the_help_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys; from kdrun.cli import main; main(['report', '--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from kdrun.report.curves import curves
+from kdrun.scores import TASKS
+
+MAIN = TASKS["classification"][0]
+ROWS = [{"stage": "distill", "loss/ce": 1.0 / n, "loss/kd": 2.0, "val/top1": 0.1 * n, "lr/0": 9.0} for n in (1, 2, 3)]
+HINT = {"stage": "hint", "loss/hint": 7.0, "val/hint": 5.0}
+
+
+def test_every_model_has_a_line_of_its_loss_and_of_its_score() -> None:
+    loss, score = curves({"teacher": ROWS, "student": ROWS[:2]}, MAIN, "title").axes
+    for axes in (loss, score):
+        assert [line.get_label() for line in axes.lines] == ["teacher", "student"]
+        assert [list(line.get_xdata()) for line in axes.lines] == [[1, 2, 3], [1, 2]]
+        assert axes.get_legend() is not None
+    assert list(loss.lines[0].get_ydata()) == [3.0, 2.5, 1 / 3 + 2]
+    assert list(score.lines[1].get_ydata()) == [10.0, 20.0]
+    assert score.get_ylabel() == "validation top1 in %"
+
+
+def test_stages_that_are_not_scored_by_the_task_are_left_out() -> None:
+    loss, _ = curves({"student": [HINT, HINT, *ROWS]}, MAIN, "title").axes
+    assert list(loss.lines[0].get_xdata()) == [1, 2, 3]
+
+
+def test_a_model_without_such_rows_has_no_line_and_a_figure_without_lines_no_legend() -> None:
+    assert curves({"given": []}, MAIN, "title").axes[0].lines[:] == []
+    assert curves({"given": []}, MAIN, "title").axes[0].get_legend() is None

@@ -1,0 +1,97 @@
+"""The guides do what they say: their files are laid, their commands run, word for word, but for fewer steps."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_makers import picture
+
+from kdrun.assembly import check_nodes
+from kdrun.cli import main
+from kdrun.config.places import OwnConf
+
+DOCS = Path(__file__).parent.parent / "docs"
+GUIDE = (DOCS / "bring-your-own.md").read_text()
+LIBRARY = (DOCS / "library.md").read_text()
+
+BLOCK = re.compile(r"(?:^`([\w./-]+)`:\n\n)?^```(\w+)\n(.*?)```", re.DOTALL | re.MULTILINE)
+QUICK = ["fast_dev_run=true", "device=cpu"]
+
+
+def commands(text: str) -> list[str]:
+    return [line for _, kind, code in BLOCK.findall(text) if kind == "sh" for line in code.splitlines()]
+
+
+def lay(text: str, folder: Path) -> None:
+    """Writes the files that the guide shows under a name, and images for it."""
+    for name, _, code in BLOCK.findall(text):
+        if name:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(code)
+    draw = np.random.default_rng(0)
+    for label in ("cat", "dog", "owl"):
+        for number in range(60):
+            picture(folder / "images" / label / f"{number:04}.png", draw.integers(0, 256, (33, 40, 3), dtype=np.uint8))
+
+
+def test_the_guide_says_what_to_type() -> None:
+    assert len(commands(GUIDE)) == 10
+    assert all(line.split()[0] in ("kdrun", "python") for line in commands(GUIDE))
+
+
+def test_every_command_of_the_guide_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lay(GUIDE, tmp_path)
+    for line in commands(GUIDE):
+        program, *words = shlex.split(line)
+        if program == "python":
+            runpy.run_path(words[0])
+        else:
+            assert main([*words, *(QUICK if "ls" not in words else [])]) == 0, f"{line}\n{capsys.readouterr().err}"
+    said = capsys.readouterr().out
+    assert "teacher torchvision from teacher.pth: top1" in said
+    assert "teacher mlp_100 from outputs/first/student.safetensors: top1" in said
+    assert "One convolution of my own" in said
+    assert {path.name for path in Path("outputs/grid").glob("*_*")} == {
+        "0_kd_seed=0",
+        "1_kd_seed=1",
+        "2_logits_seed=0",
+        "3_logits_seed=1",
+    }
+
+
+def test_every_key_that_the_guide_names_in_passing_is_taken(compose: Callable[..., dict[str, Any]]) -> None:
+    named = [code for code in re.findall(r"`([^`\n]+=[^`\n]+)`", GUIDE) if not code.startswith("hydra/")]
+    assert len(named) == 7
+    for code in named:
+        check_nodes(compose("dataset=folder", "teacher=torchvision", *shlex.split(code)))
+
+
+def test_what_the_guide_says_of_packages_is_what_kdrun_asks_for() -> None:
+    (shown,) = [code for _, kind, code in BLOCK.findall(GUIDE) if kind == "toml"]
+    assert list(tomllib.loads(shown)["project"]["entry-points"]) == ["kdrun.conf"]
+    assert "kdrun.conf" in str(OwnConf.__doc__)
+
+
+def test_every_block_of_the_librarys_guide_runs_and_is_ten_lines_or_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = [code for _, kind, code in BLOCK.findall(LIBRARY) if kind == "python"]
+    assert len(blocks[0].split("\n\n")[1].splitlines()) <= 10
+    space: dict[str, object] = {}
+    for code in blocks:
+        exec(compile(code, "docs/library.md", "exec"), space)
+    done = space["done"]
+    assert [row["epoch"] for row in done.rows] == [1, 2, 3]  # type: ignore[attr-defined]

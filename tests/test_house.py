@@ -1,0 +1,193 @@
+"""The rules of the house: who may import whom, who may touch files, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "kdrun"
+FILES = sorted(ROOT.rglob("*.py"))
+
+FLOORS = [
+    {"__main__"},
+    {"cli"},
+    {"library"},
+    {"run"},
+    {"assembly"},
+    {"pieces"},
+    {"methods"},
+    {"report"},
+    {"rehearsal"},
+    {"experiment"},
+    {"trained", "initial", "stages"},
+    {"trainer", "data", "scores", "store", "journal", "nodes"},
+    {"models", "config", "record", "taps", "training", "schedules"},
+    {"weights"},
+    {"files", "runtime", "stage"},
+    {"errors", "faults"},
+]
+"""Rooms from the roof down; a room imports from lower floors and from itself."""
+
+TOUCHES = {
+    "torch.load": {"files", "weights"},
+    "torch.save": {"files"},
+    "pickle": {"data/pickles"},
+    "os.replace": {"files", "data/download"},
+    "os.rename": set(),
+    "write_text": set(),
+    "write_bytes": set(),
+    "numpy.load": set(),
+    "open to write": {"record"},  # a row is added to metrics.jsonl, which survives a cut
+}
+"""What can lose or run a user's files, and the only modules that do it."""
+
+
+def place(file: Path) -> str:
+    """A module as ``data/idx``, a package as its folder."""
+    return file.relative_to(ROOT).with_suffix("").as_posix().removesuffix("/__init__")
+
+
+def room(file: Path) -> str:
+    return place(file).partition("/")[0]
+
+
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+def typing_only(tree: ast.AST) -> set[ast.AST]:
+    """All that stands under ``if TYPE_CHECKING``."""
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    return {inner for block in blocks for statement in block.body for inner in ast.walk(statement)}
+
+
+@cache
+def imports(file: Path) -> list[str]:
+    """The dotted names of the modules that a file imports when it runs, wherever in it."""
+    return list(found_imports(file))
+
+
+def found_imports(file: Path) -> Iterator[str]:
+    tree = parsed(file)
+    idle = typing_only(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and node not in idle:
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node not in idle:
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def rooms_used(file: Path) -> set[str]:
+    """The rooms of the house that a file imports from."""
+    parts = [name.split(".") for name in imports(file) if name.startswith("kdrun.")]
+    there = {room(other) for other in FILES} - {"__init__"}
+    return {name[1] for name in parts if name[1] in there}
+
+
+@pytest.mark.parametrize("file", FILES, ids=place)
+def test_imports_only_go_down(file: Path) -> None:
+    if room(file) == "__init__":
+        return  # the front door leads everywhere
+    floors = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+    assert room(file) in floors, f"room {room(file)} has no floor yet: give it one here and in the design"
+    upward = {other for other in rooms_used(file) - {room(file)} if floors[other] <= floors[room(file)]}
+    assert upward == set()
+
+
+def test_models_import_nothing_of_ours_but_one_another_and_what_reads_a_file_of_weights() -> None:
+    used = {file.stem: rooms_used(file) - {"models"} for file in FILES if room(file) == "models"}
+    assert {name for name, rooms in used.items() if rooms} <= {"zoo"}
+    assert used["zoo"] <= {"weights"}
+
+
+def test_methods_know_no_files_no_devices_and_no_loop() -> None:
+    unknown = {"files", "weights", "record", "store", "runtime", "trainer", "cli", "run", "assembly"}
+    assert {file.name: rooms_used(file) & unknown for file in FILES if room(file) == "methods"} == {
+        file.name: set() for file in FILES if room(file) == "methods"
+    }
+    words = re.compile(r"\bcuda\b|\.to\(|torch\.device")
+    assert [file.name for file in FILES if room(file) == "methods" and words.search(file.read_text())] == []
+
+
+def test_hydra_and_omegaconf_are_known_in_three_rooms_only() -> None:
+    knowing = {room(file) for file in FILES for name in imports(file) if name.split(".")[0] in ("hydra", "omegaconf")}
+    assert knowing <= {"cli", "config", "record"}
+
+
+def test_the_loop_knows_no_method_by_name() -> None:
+    methods = [file.stem for file in FILES if room(file) == "methods" and file.stem not in ("__init__", "base")]
+    words = set(re.findall(r"\w+", (ROOT / "trainer.py").read_text().lower()))
+    assert words & set(methods) == set()
+
+
+@cache
+def touched(file: Path) -> set[str]:
+    """What a file does, among it what of ``TOUCHES``."""
+    return set(found_touched(file))
+
+
+def found_touched(file: Path) -> Iterator[str]:
+    tree = parsed(file)
+    for name in imports(file):
+        yield name.partition(".")[0] if name.startswith("pickle") else name
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        yield called.replace("np.load", "numpy.load")
+        yield called.rpartition(".")[2]
+        words = [str(inner.value) for inner in ast.walk(node) if isinstance(inner, ast.Constant)]
+        to_write = any(re.fullmatch(r"[wax][bt+]*|r[bt]*\+[bt]*", word) for word in words)
+        if called.rpartition(".")[2] == "open" and to_write:
+            yield "open to write"
+
+
+@pytest.mark.parametrize("what", TOUCHES)
+def test_few_modules_can_lose_or_run_a_users_files(what: str) -> None:
+    assert {place(file) for file in FILES if what in touched(file)} <= TOUCHES[what]
+
+
+def test_every_load_of_a_checkpoint_asks_for_the_guard_and_none_switches_it_off() -> None:
+    for file in FILES:
+        for node in ast.walk(parsed(file)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                guard = [ast.unparse(word.value) for word in node.keywords if word.arg == "weights_only"]
+                assert guard == ["True"], place(file)
+        assert "weights_only=False" not in file.read_text()
+        assert "add_safe_globals" not in file.read_text()
+
+
+def test_nothing_is_kept_in_global_variables() -> None:
+    for file in FILES:
+        assert not any(isinstance(node, ast.Global) for node in ast.walk(parsed(file))), place(file)
+
+
+def test_no_module_is_a_drawer_for_the_rest() -> None:
+    drawers = {"utils", "util", "common", "helpers", "helper", "misc", "tools"}
+    assert [place(file) for file in FILES if drawers & set(place(file).split("/"))] == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=place)
+def test_no_file_is_longer_than_one_reads_at_a_sitting(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 220
+
+
+@pytest.mark.parametrize("file", FILES, ids=place)
+def test_no_comment_is_a_decoration_or_a_promise(file: Path) -> None:
+    text = file.read_text()
+    assert not re.search(r"^\s*#\s*[-=*#~]{3,}", text, re.MULTILINE)
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
+
+
+@pytest.mark.parametrize("file", FILES, ids=place)
+def test_every_module_says_in_its_first_line_what_it_is(file: Path) -> None:
+    said = ast.get_docstring(parsed(file))
+    assert said
+    assert len(said.splitlines()[0]) > 10

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import Memory, config, copied, experiment, same
+from torch import nn
+
+from kdrun.config.compose import compose
+from kdrun.data.streams import Stream
+from kdrun.errors import ConfigError
+from kdrun.experiment import Experiment
+from kdrun.methods.impressions import Impressions, Places, Shown, dirichlet
+from kdrun.methods.zskd import ZSKD, last_linear, similarity
+from kdrun.report.impressions import grid
+from kdrun.run import run
+from kdrun.stage import Batch, Outputs
+from kdrun.taps import Tapped
+from kdrun.trainer import fit
+
+SMALL = ("method=zskd", "method.count=60", "method.impression_batch=4", "method.impression_epochs=3")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all, so that a teacher is trained once."""
+    return tmp_path_factory.mktemp("store")
+
+
+def prepared(out: Path, *overrides: str) -> tuple[Experiment, ZSKD]:
+    exp = experiment(out, *SMALL, *overrides)
+    method = exp.method(config(out, *SMALL, *overrides)["method"])
+    assert isinstance(method, ZSKD)
+    return exp, method
+
+
+def followed(out: Path, *overrides: str) -> tuple[Experiment, ZSKD, Memory]:
+    (exp, method), memory = prepared(out, *overrides), Memory()
+    exp.follow(method, memory)  # type: ignore[arg-type]
+    return exp, method, memory
+
+
+def test_similarity_is_the_cosine_of_rows() -> None:
+    weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    made, rows = similarity(weight), weight.double().numpy()
+    for i, one in enumerate(rows):
+        for j, other in enumerate(rows):
+            expected = one @ other / np.sqrt((one @ one) * (other @ other))
+            assert float(made[i, j]) == pytest.approx(expected)
+    assert torch.allclose(made, made.T)
+    assert made.diag().tolist() == pytest.approx([1.0] * 5)
+
+
+def test_concentrations_run_from_nothing_for_the_least_alike_to_the_scale_for_the_class_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[torch.Tensor] = []
+    Dirichlet = torch.distributions.Dirichlet
+    monkeypatch.setattr(torch.distributions, "Dirichlet", lambda given: asked.append(given) or Dirichlet(given))
+    dirichlet(torch.tensor([0.2, 1.0, -0.4, 0.3], dtype=torch.float64), torch.tensor([1.0, 0.1], dtype=torch.float64))
+    for row, scale in zip(asked[0].tolist(), (1.0, 0.1), strict=True):
+        assert row == pytest.approx([scale * 0.6 / 1.4 + 1e-4, scale + 1e-4, 1e-4, scale * 0.5 + 1e-4])
+
+
+def test_targets_are_probabilities_whose_mean_is_that_of_the_concentrations() -> None:
+    torch.manual_seed(0)
+    likeness = torch.tensor([1.0, 0.2, -0.5], dtype=torch.float64)
+    made = dirichlet(likeness, torch.ones(20000, dtype=torch.float64))
+    assert torch.allclose(made.sum(1), torch.ones(20000), atol=1e-5)
+    assert made.min() >= 0
+    weight = np.array([1.5, 0.7, 0.0]) / 1.5 + 1e-4
+    assert made.mean(0).tolist() == pytest.approx((weight / weight.sum()).tolist(), abs=0.01)
+
+
+def test_small_scales_put_nearly_everything_on_one_class() -> None:
+    torch.manual_seed(0)
+    likeness = torch.tensor([1.0, 0.8, 0.7, 0.1], dtype=torch.float64)
+    mild, sharp = (dirichlet(likeness, torch.full((500,), scale, dtype=torch.float64)) for scale in (1.0, 0.1))
+    assert sharp.max(1).values.mean() > 0.9 > mild.max(1).values.mean()
+
+
+def test_half_of_a_class_has_each_scale(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        "kdrun.methods.zskd.dirichlet", lambda row, scales: asked.append(scales) or torch.full((len(scales), 10), 0.1)
+    )
+    exp, method = prepared(out)
+    next(method.stages(exp))
+    assert sorted(asked[0].tolist()) == [0.1] * 3 + [1.0] * 3
+
+
+def test_there_is_a_stage_for_each_class_and_one_for_the_student(out: Path) -> None:
+    _, _, memory = followed(out)
+    assert [stage.name for stage in memory.stages] == [*(f"impressions{label}" for label in range(10)), "distill"]
+    assert [sum(p.numel() for p in stage.updates[0].params) for stage in memory.stages[:10]] == [6 * 144] * 10  # type: ignore[union-attr]
+
+
+def test_an_impression_goes_down_the_cross_entropy_of_its_target_at_the_temperature(out: Path) -> None:
+    exp, method = prepared(out)
+    stage = next(method.stages(exp))
+    made = method.made[0]
+    batch = list(stage.stream.epoch(1))[1]
+    assert batch.index.tolist() == [4, 5]
+    found = float(stage.updates[0].loss(batch, None)["impression"].detach())
+    assert exp.teacher is not None
+    logits = exp.teacher(made.images()[4:]).logits.double().numpy() / 20
+    log = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert found == pytest.approx(-(made.targets[4:].numpy() * log).sum(1).mean(), rel=1e-4)
+
+
+def test_impressions_come_closer_to_their_targets_and_their_pixels_exist(out: Path) -> None:
+    exp, method = prepared(out, "method.impression_epochs=30")
+    stage, memory = next(method.stages(exp)), Memory()
+    fit(stage, exp.recipe, exp.runtime, memory)
+    losses = [row["loss/impression"] for row in memory.rows]
+    assert losses[-1] < losses[0]
+    pixels = method.made[0].images() * 0.25 + 0.5  # of the synthetic set: mean .5, std .25
+    assert pixels.min() >= -1e-6
+    assert pixels.max() <= 1 + 1e-6
+
+
+def test_without_a_constraint_pixels_go_where_they_like(out: Path) -> None:
+    exp, method = prepared(out, "method.constraint=none")
+    fit(next(method.stages(exp)), exp.recipe, exp.runtime, Memory())
+    assert method.made[0].images().abs().max() > 2.5
+
+
+def test_a_step_on_one_batch_leaves_the_other_images_and_the_teacher_alone(out: Path) -> None:
+    exp, method = prepared(out)
+    stage = next(method.stages(exp))
+    assert exp.teacher is not None
+    before, teacher = [part.detach().clone() for part in method.made[0].batches], copied(exp.teacher.model)
+    optimizer = stage.updates[0].optimizer(list(stage.updates[0].params))  # type: ignore[misc, operator]
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum(stage.updates[0].loss(next(stage.stream.epoch(1)), None).values()).backward()  # type: ignore[union-attr]
+        optimizer.step()
+    changed = [not torch.equal(part, was) for part, was in zip(method.made[0].batches, before, strict=True)]
+    assert changed == [True, False]
+    assert same(copied(exp.teacher.model), teacher)
+
+
+def test_no_real_training_image_is_read_after_the_teachers_training(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exp, method = prepared(out)
+
+    def opened(self: Stream, number: int, start: int = 0) -> Iterator[Batch]:
+        raise AssertionError("a real training image was read")
+
+    monkeypatch.setattr(Stream, "epoch", opened)
+    before = copied(exp.student)
+    exp.follow(method, Memory())  # type: ignore[arg-type]
+    assert not same(copied(exp.student), before)
+
+
+def test_real_validation_images_select_nothing(out: Path) -> None:
+    _, _, memory = followed(out, "epochs=3")
+    assert [stage.select for stage in memory.stages] == [None] * 11
+
+
+def test_the_student_is_shown_every_impression_once_an_epoch_in_another_order_each(out: Path) -> None:
+    images = torch.arange(7.0).view(7, 1, 1, 1)
+    stream = Shown(images, size=3, seed=1)
+    epochs = [[batch.images.flatten().tolist() for batch in stream.epoch(number)] for number in (1, 2, 1)]
+    assert epochs[0] == epochs[2] != epochs[1]
+    assert [sorted(image for batch in epoch for image in batch) for epoch in epochs[:2]] == [list(range(7))] * 2
+    assert len(epochs[0]) == len(stream) == 3
+    assert min(map(len, epochs[0])) > 1  # BatchNorm cannot take one
+    assert [batch.images.flatten().tolist() for batch in stream.epoch(2, start=1)] == epochs[1][1:]
+
+
+def test_the_student_goes_down_the_divergence_from_the_teachers_own_softened_word() -> None:
+    student, teacher = 9 * torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0)).double()
+    unlabelled = torch.full((6,), -1)
+    batch = Batch(student, unlabelled, unlabelled, unlabelled, 1)
+    found = ZSKD(temperature=20.0).loss(Outputs(student, []), Outputs(teacher, []), batch)
+    logs = [each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (student.numpy() / 20, teacher.numpy() / 20)]
+    expected = 400 * (np.exp(logs[1]) * (logs[1] - logs[0])).sum(1).mean()
+    assert list(found) == ["kd"]
+    assert float(found["kd"]) == pytest.approx(expected)
+    found = ZSKD(ce_weight=0.5).loss(Outputs(student, []), Outputs(teacher, []), batch)
+    log = student.numpy() - np.log(np.exp(student.numpy()).sum(1, keepdims=True))
+    assert float(found["ce"]) == pytest.approx(-0.5 * log[range(6), teacher.argmax(1).tolist()].mean())
+
+
+def test_the_control_teaches_by_noise_and_makes_no_impression(out: Path) -> None:
+    _, noise, memory = followed(out, "method.impressions=noise")
+    assert [stage.name for stage in memory.stages] == ["distill"]
+    pixels = noise.made[0].images() * 0.25 + 0.5
+    assert 0.3 < pixels.mean() < 0.7
+    assert pixels.std() > 0.15
+
+
+def test_a_stage_of_places_holds_no_image() -> None:
+    made = Impressions(torch.randn(5, 1, 2, 2), torch.full((5, 3), 1 / 3), 2, [0.5], [0.25])
+    stream = Places(made.batches)
+    assert [batch.index.tolist() for batch in stream.epoch(1)] == [[0, 1], [2, 3], [4]]
+    assert [batch.index.tolist() for batch in stream.epoch(1, start=2)] == [[4]]
+    assert len(stream) == 3
+    assert next(stream.epoch(1)).images.numel() == 0
+    assert [tuple(part.shape) for part in made(torch.tensor([4]))] == [(1, 1, 2, 2), (1, 3)]
+
+
+class Reversed(nn.Module):
+    """A net whose last linear layer is not the last thing it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(144, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return -self.fc(images.flatten(1))
+
+
+def test_a_teacher_whose_logits_are_not_its_last_linear_layers_is_refused(out: Path) -> None:
+    exp, _ = prepared(out)
+    assert exp.teacher is not None
+    assert last_linear(exp, exp.teacher).weight.shape == (10, 16)
+    with pytest.raises(ConfigError, match=r"^teacher: the logits of mlp_16 do not come from its last linear layer"):
+        last_linear(exp, replace(exp.teacher, model=Tapped(Reversed())))
+
+
+def test_less_than_one_impression_a_class_is_refused(out: Path) -> None:
+    exp, method = prepared(out, "method.count=9")
+    with pytest.raises(ConfigError, match=r"method\.count: 9 is less than one"):
+        next(method.stages(exp))
+
+
+def test_a_resumed_run_takes_finished_impressions_as_they_are_and_ends_in_the_same_bits(tmp_path: Path) -> None:
+    words = [*SMALL, "dataset=synthetic", "dataset.train_count=90", "dataset.test_count=30", "teacher=mlp_16"]
+    words += [
+        "student=mlp_16",
+        "epochs=2",
+        "teacher.recipe.epochs=1",
+        "device=cpu",
+        "baseline=false",
+        f"out={tmp_path}",
+    ]
+    folder = tmp_path / "run"
+    summary = run(compose(words), folder, words)
+    expected = (folder / "student.safetensors").read_bytes()
+    assert {path.name for path in (folder / "figures").iterdir()} >= {"similarity.png", "impressions.png"}
+    assert 0 <= summary["findings"]["impressions_of_their_class"] <= 1
+    assert summary["findings"]["impressions_kl"] > 0
+
+    made = (folder / "stages" / "01-impressions0.pt").read_bytes()
+    for path in [*folder.glob("stages/*distill*"), *folder.glob("stages/*impressions2*")]:
+        path.unlink()
+    run(compose(words), folder, words)
+    assert (folder / "stages" / "01-impressions0.pt").read_bytes() == made
+    assert (folder / "student.safetensors").read_bytes() == expected
+
+
+def test_the_figures_have_titles_names_and_units(out: Path) -> None:
+    exp, method, _ = followed(out)
+    drawn: dict[str, Any] = dict(method.figures(exp))
+    heat = drawn["similarity"].axes
+    assert (heat[0].get_xlabel(), heat[0].get_ylabel(), heat[1].get_ylabel()) == (
+        "class",
+        "class",
+        "cosine of last-layer weights",
+    )
+    sheet = drawn["impressions"].axes[0]
+    assert (sheet.get_title(), sheet.get_ylabel()) == ("mlp_16: synthesized impressions", "class")
+    assert [label.get_text() for label in sheet.get_yticklabels()] == exp.data.source.names
+    assert sheet.images[0].get_array().shape == (10 * (12 + 2), 6 * (12 + 2))
+
+
+def test_the_grid_shows_each_image_in_its_place() -> None:
+    images = [torch.rand(count, 3, 4, 4) for count in (2, 1)]
+    sheet = grid(images, ["a", "b"], "title").axes[0].images[0].get_array()
+    assert np.allclose(sheet[0:4, 6:10], images[0][1].permute(1, 2, 0), atol=1e-6)
+    assert np.allclose(sheet[6:10, 0:4], images[1][0].permute(1, 2, 0), atol=1e-6)
+    assert (sheet[6:, 6:] == 1).all()
