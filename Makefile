@@ -15,7 +15,7 @@ test: $(TEST)/installed  ## Install with the test extra into .venv-test, then li
 	$(TEST)/bin/ruff check
 	$(TEST)/bin/ruff format --check
 	$(TEST)/bin/mypy
-	$(TEST)/bin/python -m pytest
+	$(TEST)/bin/python -m pytest -n 2
 
 $(DEMO)/installed: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)

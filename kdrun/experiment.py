@@ -15,6 +15,7 @@ from kdrun.config.build import build
 from kdrun.data.splits import Data
 from kdrun.data.streams import Brief, Stream, batches, pixels
 from kdrun.initial import drawn, fresh
+from kdrun.journal import Journals, journals
 from kdrun.nodes import ALONE, Node
 from kdrun.record import Listener, Record
 from kdrun.runtime import Runtime, derive
@@ -190,7 +191,7 @@ class Experiment:
         record = Record(folder, f"{model['name']} by {method['name']}", self.listen)
         try:
             record.text("model", str(model))
-            scores = exp.follow(exp.method(method), record)
+            scores = exp.follow(exp.method(method), journals(record))
             sha256 = weights.write(folder / "model.safetensors", exp.student.model)
         finally:
             record.close()
@@ -200,6 +201,6 @@ class Experiment:
         """Returns all that a trained model depends on; the store's key is their hash."""
         return fields(model, method, teacher, plan, self.data, self.runtime.precision, self.trust)
 
-    def follow(self, method: Method, record: Record) -> Scores:
-        """Trains the stages of ``method`` in turn, or takes them up from ``record``; returns the last one's scores."""
-        return follow(method.stages(self), self.plan.seed, self.recipe, self.runtime, record)
+    def follow(self, method: Method, journals: Journals) -> Scores:
+        """Trains the stages of ``method`` in turn, or takes them up from their journals; returns the last's scores."""
+        return follow(method.stages(self), self.plan.seed, self.recipe, self.runtime, journals)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 from kdrun import files
 from kdrun.errors import InputError
 from kdrun.faults import point
 from kdrun.record import FORMAT, Record, Row
 from kdrun.stage import Scores, Stage, State
+
+Journals = Callable[[int, Stage, str], "StageJournal"]
+"""Gives the journal of a stage: of its number from 1, and of the sha256 of the stage before it."""
+
+
+def journals(record: Record) -> Journals:
+    """Returns what gives the journals of the stages of ``record``."""
+    return partial(StageJournal, record)
 
 
 class StageJournal:

@@ -21,6 +21,7 @@ from kdrun.data.source import Source
 from kdrun.data.splits import Data
 from kdrun.data.tensors import Tensors
 from kdrun.experiment import Experiment
+from kdrun.journal import journals
 from kdrun.methods.base import Method
 from kdrun.pieces import check_fit, check_shape, described, digest, fields_of, named, pieces, refuse_another
 from kdrun.record import Record, Row, versions
@@ -150,7 +151,7 @@ def train(exp: Experiment, method: Method, folder: Path) -> Distilled:
         record.config(config)
         about = {"overrides": [], "versions": versions(), "environment": exp.runtime.environment()}
         record.about(status="running", started=time.time(), fields=key, **about)
-        scores = exp.follow(method, record)
+        scores = exp.follow(method, journals(record))
         summary = conclude(exp, config, method, None, scores, record, [])
         return Distilled(exp.student.model, summary, record.rows)
     finally:

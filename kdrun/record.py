@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import subprocess
@@ -10,8 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
+from PIL import Image
 
 from kdrun import __version__, files
 from kdrun.errors import InUseError
@@ -133,12 +136,12 @@ class Record:
 
     def figure(self, name: str, figure: Figure) -> None:
         """Keeps ``figure`` as figures/NAME.png and shows it in TensorBoard; slashes in ``name`` become dashes."""
-        import io
-
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
         files.write(self.folder / "figures" / f"{name.replace('/', '-')}.png", buffer.getvalue())
-        self.board.add_figure(name, figure)
+        # add_figure would draw it twice more, which is most of the time of a small run
+        pixels = np.asarray(Image.open(buffer).convert("RGB"))
+        self.board.add_image(name, pixels, dataformats="HWC")
 
     def images(self, name: str, images: Tensor) -> None:
         """Shows ``images``, (N, C, H, W) in [0, 1], in TensorBoard."""

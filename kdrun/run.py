@@ -15,6 +15,7 @@ from kdrun.data.splits import Data
 from kdrun.data.streams import pixels
 from kdrun.errors import Interrupted, KdrunError, TrainingError
 from kdrun.experiment import Experiment
+from kdrun.journal import journals
 from kdrun.methods.base import Method
 from kdrun.record import Record, read_rows, versions
 from kdrun.rehearsal import noise
@@ -104,7 +105,7 @@ def train(exp: Experiment, config: Config, teacher: Config | None, record: Recor
         method = None
     else:
         method = exp.method(config["method"])
-        scores = exp.follow(method, record)
+        scores = exp.follow(method, journals(record))
     return conclude(exp, config, method, alone, scores, record, overrides)
 
 
@@ -198,10 +199,10 @@ def illustrate(record: Record, exp: Experiment, config: Config, found: Results, 
 def draw_curves(record: Record, exp: Experiment, alone: Trained | None, summary: Summary) -> None:
     """Shows how teacher, student alone and student came to what they are, those that were trained by kdrun."""
     trained = {f"teacher {summary['teacher']}": exp.teacher, f"{summary['student']} alone": alone}
-    rows = {label: read_rows(one.folder / "metrics.jsonl") for label, one in trained.items() if one and one.folder}
+    known = {label: read_rows(one.folder / "metrics.jsonl") for label, one in trained.items() if one and one.folder}
+    rows = {label: found for label, found in known.items() if found != record.rows}  # the run may be the student alone
     rows[f"{summary['student']} by {summary['method']}"] = record.rows
-    title = f"{summary['dataset']}, seed {summary['seed']}"
-    record.figure("curves", curves(rows, exp.main, title))
+    record.figure("curves", curves(rows, exp.main, f"{summary['dataset']}, seed {summary['seed']}"))
 
 
 def note_failure(record: Record, config: Config, overrides: list[str], error: BaseException) -> None:

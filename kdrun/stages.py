@@ -6,8 +6,7 @@ from collections.abc import Generator
 
 import torch
 
-from kdrun.journal import StageJournal
-from kdrun.record import Record
+from kdrun.journal import Journals
 from kdrun.runtime import Runtime, derive
 from kdrun.stage import Scores, Stage
 from kdrun.trainer import fit
@@ -15,9 +14,9 @@ from kdrun.training import Recipe
 
 
 def follow(
-    stages: Generator[Stage, Scores | None, None], seed: int, recipe: Recipe, runtime: Runtime, record: Record
+    stages: Generator[Stage, Scores | None, None], seed: int, recipe: Recipe, runtime: Runtime, journals: Journals
 ) -> Scores:
-    """Trains ``stages`` in turn, or takes them up from ``record``; returns the last one's scores.
+    """Trains ``stages`` in turn, or takes them up from their journals; returns the last one's scores.
 
     ``seconds`` and ``asked`` are those of all stages, ``seconds/STAGE`` those of one. The global generators are seeded
     anew before each advance and each stage, so that a stage which is loaded instead of trained leaves what follows as
@@ -33,7 +32,7 @@ def follow(
             return {**(scores or {}), **costs}
         number += 1
         torch.manual_seed(derive(seed, "stage", stage.name))
-        journal = StageJournal(record, number, stage, after)
+        journal = journals(number, stage, after)
         if finished := journal.finished():
             scores, after = finished
         else:

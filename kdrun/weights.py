@@ -32,7 +32,9 @@ def lasting(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def write_state(path: Path, state: dict[str, Tensor]) -> str:
     """Writes ``state`` as safetensors; returns the file's sha256."""
-    files.write(path, safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
+    # clones: safetensors takes no tensors that share memory, as tied weights do
+    own = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    files.write(path, safetensors.torch.save(own))
     return files.digest(path)
 
 

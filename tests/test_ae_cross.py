@@ -34,7 +34,7 @@ def trained(out: Path, *overrides: str) -> tuple[Experiment, AECross, Memory]:
     overrides = ("method=ae_cross", *PAIRS, *overrides)
     exp, memory = experiment(out, *overrides), Memory()
     method: Any = exp.method(config(out, *overrides)["method"])
-    exp.follow(method, memory)  # type: ignore[arg-type]
+    exp.follow(method, memory.journal)
     return exp, method, memory
 
 

@@ -146,20 +146,29 @@ def test_lines_of_one_method_in_several_experiments_bear_their_names(out: Path) 
     assert labels(gather(runs))[2:] == ["mlp_16 by chain, kd_digits", "mlp_16 by chain, takd_digits"]
 
 
-def test_a_claim_that_is_a_number_is_of_what_the_run_trains() -> None:
+def claimed(claims: Any, method: str = "kd") -> list[float | None]:
+    """What is claimed of the student alone and of the student, in a run that says no more than it must."""
     summary = {"task": "classification", "models": {role: {"name": "mlp_16"} for role in ("alone", "student")}}
-    node = {"_target_": "a.B", "name": "mlp_16"}
-    base = dict.fromkeys(("epochs", "batch_size", "optimizer", "schedule", "precision", "fast_dev_run", "seed"), 1)
-    method = {"_target_": "kdrun.methods.kd.KD", "name": "kd"}
-    made = {
-        **base,
-        "dataset": {"name": "x"},
-        "teacher": None,
-        "student": node,
-        "method": method,
-        "claims": {"mlp_16": 0.5},
-    }
-    assert [line.claimed() for line in gather([Run(Path("r"), made, summary)])] == [None, 0.5]
+    keys = ("epochs", "batch_size", "optimizer", "schedule", "precision", "fast_dev_run", "seed")
+    nodes = {"dataset": {"name": "x"}, "teacher": None, "student": {"_target_": "a.B", "name": "mlp_16"}}
+    node = {"_target_": "kdrun.methods.kd.KD", "name": method}
+    made: dict[str, Any] = {**dict.fromkeys(keys, 1), **nodes, "method": node, "claims": claims}
+    return [line.claimed() for line in gather([Run(Path("r"), made, summary)])]
+
+
+def test_a_claim_that_is_a_number_is_of_what_the_run_trains() -> None:
+    assert claimed({"mlp_16": 0.5}) == [None, 0.5]
+
+
+def test_a_claim_of_a_method_is_of_its_presets_unless_they_have_their_own() -> None:
+    claims = {"mlp_16": {"base": 0.25, "kd": 0.5, "kd_t20": 0.75}}
+    assert claimed(claims, "kd_reverse") == [0.25, 0.5]
+    assert claimed(claims, "kd_t20") == [0.25, 0.75]
+    assert claimed(claims, "takd") == [0.25, None]
+
+
+def test_claims_in_words_are_no_numbers() -> None:
+    assert claimed({"mlp_16": {"kd": "better"}}) == claimed("better") == claimed(None) == [None, None]
 
 
 @pytest.mark.parametrize(

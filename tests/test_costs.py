@@ -17,7 +17,7 @@ TRAIN = 81  # of 90 synthetic images, nine are held back
 
 def followed(out: Path, *overrides: str) -> tuple[Experiment, Scores]:
     exp = experiment(out, *overrides)
-    return exp, exp.follow(exp.method(config(out, *overrides)["method"]), Memory())  # type: ignore[arg-type]
+    return exp, exp.follow(exp.method(config(out, *overrides)["method"]), Memory().journal)
 
 
 @pytest.mark.parametrize(("epochs", "asked"), [(1, TRAIN), (3, 3 * TRAIN)])

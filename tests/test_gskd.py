@@ -28,7 +28,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def grown(out: Path, *overrides: str) -> tuple[Experiment, dict[str, Tensor], Memory, GSKD]:
     exp, memory = experiment(out, *CHAIN, *overrides), Memory()
     method: Any = exp.method(config(out, *CHAIN, *overrides)["method"])
-    exp.follow(method, memory)  # type: ignore[arg-type]
+    exp.follow(method, memory.journal)
     return exp, copied(exp.student), memory, method
 
 
@@ -94,7 +94,7 @@ def test_the_previous_student_and_the_teacher_stay_as_they_are(out: Path) -> Non
 def test_without_weight_on_the_previous_student_it_is_the_base_method_to_the_last_bit(base: str, out: Path) -> None:
     _, weights, memory, _ = grown(out, f"method.base={base}", "method.previous_weight=0")
     plain, other = Memory(), experiment(out, *CHAIN[:2], f"method={base}")
-    other.follow(other.method(config(out, *CHAIN[:2], f"method={base}")["method"]), plain)  # type: ignore[arg-type]
+    other.follow(other.method(config(out, *CHAIN[:2], f"method={base}")["method"]), plain.journal)
     assert same(weights, copied(other.student))
     timeless = [[{**row, "seconds": 0} for row in each.rows] for each in (memory, plain)]
     assert timeless[0] == timeless[1]
@@ -103,7 +103,7 @@ def test_without_weight_on_the_previous_student_it_is_the_base_method_to_the_las
 def test_no_students_before_it_make_it_the_base_method(out: Path) -> None:
     _, weights, _, _ = grown(out, "method.students=[]")
     other = experiment(out, *CHAIN[:2], "method=blkd")
-    other.follow(other.method(config(out, *CHAIN[:2], "method=blkd")["method"]), Memory())  # type: ignore[arg-type]
+    other.follow(other.method(config(out, *CHAIN[:2], "method=blkd")["method"]), Memory().journal)
     assert same(weights, copied(other.student))
 
 
@@ -185,7 +185,7 @@ def test_each_link_of_a_chain_is_scored_on_the_test_split(method: str, out: Path
     words = ("teacher=mlp_100", "student=mlp_100", f"method={method}", chain)
     exp = experiment(out, *words)
     made: Any = exp.method(config(out, *words)["method"])
-    exp.follow(made, Memory())  # type: ignore[arg-type]
+    exp.follow(made, Memory().journal)
     link = next(link for link in exp.links if link.name == "mlp_32")
     logits, targets = exp.predict(link.model, "test")
     assert made.findings(exp) == {

@@ -158,7 +158,7 @@ def test_a_weight_of_zero_leaves_its_term_out() -> None:
 def trained(out: Path, *overrides: str) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     exp, memory = experiment(out, "epochs=2", *overrides), Memory()
     made = config(out, *overrides)
-    exp.follow(exp.method(made["method"]), memory)  # type: ignore[arg-type]
+    exp.follow(exp.method(made["method"]), memory.journal)
     return copied(exp.student), memory.rows
 
 
@@ -171,7 +171,7 @@ def test_without_soft_targets_the_student_is_the_one_trained_alone_to_the_last_b
 
 def test_the_images_that_a_teacher_was_asked_about_are_counted(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "method=kd", "epochs=3")
-    scores = exp.follow(exp.method(config(tmp_path, "method=kd")["method"]), Memory())  # type: ignore[arg-type]
+    scores = exp.follow(exp.method(config(tmp_path, "method=kd")["method"]), Memory().journal)
     assert scores["asked"] == 3 * exp.data.train.size == 3 * 81
 
 

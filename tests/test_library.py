@@ -19,7 +19,7 @@ from tiny import copied, same
 from torch import Tensor, nn
 
 import kdrun
-from kdrun import KD, FitNets, Method, Renormalized, Scratch, Tapped, Tensors, distill
+from kdrun import KD, FitNets, Method, Renormalized, Scratch, Tapped, Tensors, distill, weights
 from kdrun.data.synthetic import Synthetic, SyntheticPairs
 from kdrun.errors import ConfigError, InputError, Interrupted, KdrunError
 from kdrun.schedules import Cosine
@@ -269,6 +269,14 @@ def test_it_runs_outside_the_main_thread_too() -> None:
     thread.start()
     thread.join()
     assert 0 <= done[0].test["top1"] <= 1
+
+
+def test_a_student_with_tied_weights_is_kept_too(tmp_path: Path) -> None:
+    shared = nn.Linear(144, 144)
+    student = nn.Sequential(nn.Flatten(), shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(144, 10))
+    distill(student, None, Scratch(), DATA, folder=tmp_path, **TINY)
+    kept = weights.read(tmp_path / "student.safetensors")
+    assert same(kept, copied(student))
 
 
 def test_all_errors_are_of_one_kind() -> None:

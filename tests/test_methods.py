@@ -66,7 +66,7 @@ def train(name: str, out: Path) -> Training:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "descend", watched)
-        exp.follow(exp.method(config(out, *overrides(name))["method"]), memory)  # type: ignore[arg-type]
+        exp.follow(exp.method(config(out, *overrides(name))["method"]), memory.journal)
     named = {key: parameter for stage in memory.stages for key, parameter in stage.modules.named_parameters()}
     idle = [key for key, parameter in named.items() if parameter.requires_grad and id(parameter) not in pushed]
     after = copied(exp.teacher.model) if exp.teacher else {}
@@ -128,5 +128,5 @@ def test_a_method_that_overrides_the_loss_alone_trains_its_own_parameters_too(tm
             return {"ce": nn.functional.cross_entropy(self.scale * student.logits, batch.targets)}
 
     method, exp = Scaled(), experiment(tmp_path, "method=scratch")
-    exp.follow(method, Memory())  # type: ignore[arg-type]
+    exp.follow(method, Memory().journal)
     assert float(method.scale.detach()) != 1

@@ -94,7 +94,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, SelfD
     overrides, out = ("method=self_distill", *NET), tmp_path_factory.mktemp("byot")
     exp = experiment(out, *overrides)
     method: Any = exp.method(config(out, *overrides)["method"])
-    exp.follow(method, Memory())  # type: ignore[arg-type]
+    exp.follow(method, Memory().journal)
     return exp, method
 
 

@@ -15,7 +15,7 @@ CHAIN = "method.assistants=[mlp_100,mlp_32]"
 
 def distilled(out: Path, *overrides: str) -> tuple[Experiment, dict[str, Tensor], Memory]:
     exp, memory = experiment(out, *overrides), Memory()
-    exp.follow(exp.method(config(out, *overrides)["method"]), memory)  # type: ignore[arg-type]
+    exp.follow(exp.method(config(out, *overrides)["method"]), memory.journal)
     return exp, copied(exp.student), memory
 
 
@@ -32,7 +32,7 @@ def test_every_link_is_taught_by_the_one_before_and_the_student_by_the_last(
     taught_by = Experiment.taught_by
     exp = experiment(tmp_path, "method=takd", CHAIN)
     monkeypatch.setattr(Experiment, "taught_by", lambda self, teacher: last.append(teacher) or taught_by(self, teacher))
-    exp.follow(exp.method(config(tmp_path, "method=takd", CHAIN)["method"]), Memory())  # type: ignore[arg-type]
+    exp.follow(exp.method(config(tmp_path, "method=takd", CHAIN)["method"]), Memory().journal)
     manifests = stored(tmp_path)
     assert exp.teacher is not None
     assert manifests["mlp_16"]["key"] == exp.teacher.key

@@ -18,7 +18,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Tempe
     out = tmp_path_factory.mktemp("temperature")
     exp = experiment(out, *WORDS)
     method = exp.method(config(out, *WORDS)["method"])
-    exp.follow(method, Memory())  # type: ignore[arg-type]
+    exp.follow(method, Memory().journal)
     assert isinstance(method, Temperature)
     return exp, method
 

@@ -76,7 +76,7 @@ def trained(out: Path, *overrides: str) -> tuple[Experiment, WGAN, Memory]:
     words = ("method=wgan", "dataset.train_count=300", *overrides)
     exp, memory = experiment(out, *words), Memory()
     method = exp.method(config(out, *words)["method"])
-    exp.follow(method, memory)  # type: ignore[arg-type]
+    exp.follow(method, memory.journal)
     assert isinstance(method, WGAN)
     return exp, method, memory
 

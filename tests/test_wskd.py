@@ -45,7 +45,7 @@ def begun(out: Path, *overrides: str) -> tuple[Experiment, Stage, WSKD]:
 
 def follow(out: Path, *overrides: str) -> tuple[dict[str, Tensor], Memory]:
     exp, memory = experiment(out, *overrides), Memory()
-    exp.follow(exp.method(config(out, *overrides)["method"]), memory)  # type: ignore[arg-type]
+    exp.follow(exp.method(config(out, *overrides)["method"]), memory.journal)
     return copied(exp.student), memory
 
 

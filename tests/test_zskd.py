@@ -41,7 +41,7 @@ def prepared(out: Path, *overrides: str) -> tuple[Experiment, ZSKD]:
 
 def followed(out: Path, *overrides: str) -> tuple[Experiment, ZSKD, Memory]:
     (exp, method), memory = prepared(out, *overrides), Memory()
-    exp.follow(method, memory)  # type: ignore[arg-type]
+    exp.follow(method, memory.journal)
     return exp, method, memory
 
 
@@ -153,7 +153,7 @@ def test_no_real_training_image_is_read_after_the_teachers_training(out: Path, m
 
     monkeypatch.setattr(Stream, "epoch", opened)
     before = copied(exp.student)
-    exp.follow(method, Memory())  # type: ignore[arg-type]
+    exp.follow(method, Memory().journal)
     assert not same(copied(exp.student), before)
 
 

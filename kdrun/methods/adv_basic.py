@@ -14,7 +14,6 @@ from kdrun.experiment import Experiment
 from kdrun.methods.base import Batch, Method, Outputs, Scores, Stage, Stages, Terms, Update
 from kdrun.methods.gan import Judge, judged, share
 from kdrun.trained import Trained
-from kdrun.trained import Trained
 
 Form = Literal["non_saturating", "minimax", "minimax_clamped"]
 

@@ -19,7 +19,7 @@ def closing(console: Console, summary: dict[str, Any], folder: Path) -> None:
     """Prints the table of ``summary`` and where to look further."""
     scores, models = TASKS[summary["task"]], summary["models"]
     title = f"{summary['dataset']}, seed {summary['seed']}: scores on {summary['test_images']:,} test images"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2))
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
     for heading in ("", "model", *(score.name for score in scores), "difference", "params", "FLOPs", "seconds"):
         table.add_column(heading, justify="left" if heading in ("", "model") else "right", no_wrap=True)
     alone = models.get("alone")

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from kdrun.scores import TASKS, Score
 
-WIDTH = 100
+WIDTH = 110
 """Columns of a table where there is no terminal to fit it to."""
 
 QUIET_SECONDS = 10.0

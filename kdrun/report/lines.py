@@ -134,9 +134,11 @@ class Line:
     def claimed(self, *names: str) -> float | None:
         """Returns what an experiment claims of this model under one of ``names``; of its main score without a name.
 
-        Claims are ``{MODEL: {base: 0.64, METHOD: 0.67, FINDING: ...}}``, or ``{MODEL: 0.67}`` for what a run trains.
+        Claims are ``{MODEL: {base: 0.64, METHOD: 0.67, FINDING: ...}}``, or ``{MODEL: 0.67}`` for what a run trains. A
+        claim under ``kd`` is of its presets too, ``kd_reverse`` and so on, where they have none of their own.
         """
-        words = names or (BASE if self.how == "alone" else (self.how,))
+        family = self.how.partition("_")[0]
+        words = names or (BASE if self.how == "alone" else (self.how, family))
         for one in self.all:
             said = one.run.config.get("claims")
             told = said.get(self.name) if isinstance(said, dict) else None
