@@ -155,11 +155,15 @@ class Record:
         """Keeps the whole config as config.yaml."""
         files.write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json says; nothing where there is none yet."""
+        path = self.folder / "run.json"
+        return dict(files.read_json(path)) if path.is_file() else {}
+
     def about(self, **facts: Any) -> None:
         """Adds ``facts`` to run.json."""
-        path = self.folder / "run.json"
-        known = files.read_json(path) if path.is_file() else {}
-        files.write_json(path, {**known, **facts})
+        files.write_json(self.folder / "run.json", {**self.facts, **facts})
 
     def hparams(self, config: dict[str, bool | int | float | str], scores: Scores) -> None:
         """Adds the run's row to TensorBoard's hparams table; in the same run, where add_hparams makes a sub-run."""

@@ -123,6 +123,7 @@ def rehearse(exp: Experiment, method: Node, name: str, teacher: Node | None) -> 
     plan = replace(exp.plan, node=small(exp.plan.node))
     rehearsal = Rehearsal(**{**parts, "plan": plan, "notice": lambda line: None}, trains=name)
     if teacher:
-        rehearsal.fresh(teacher, exp.teacher_plan.seed, "teacher")  # what is wrong with it is said by its own key
-        rehearsal = replace(rehearsal, teacher=rehearsal.trained(teacher))
+        net = rehearsal.fresh(teacher, exp.teacher_plan.seed, "teacher")  # its faults are said under its own key
+        brought = Trained(freeze(net), teacher["name"], "brought", {}) if teacher["checkpoint"] else None
+        rehearsal = replace(rehearsal, teacher=brought or rehearsal.trained(teacher))
     return rehearsal.rehearse(rehearsal.method(method))

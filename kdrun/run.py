@@ -12,22 +12,20 @@ import torch
 from kdrun import assembly, files, weights
 from kdrun.assembly import Config
 from kdrun.data.splits import Data
-from kdrun.data.streams import pixels
 from kdrun.errors import Interrupted, KdrunError, TrainingError
 from kdrun.experiment import Experiment
 from kdrun.journal import journals
 from kdrun.methods.base import Method
-from kdrun.record import Record, read_rows, versions
+from kdrun.record import Record, versions
 from kdrun.rehearsal import noise
-from kdrun.report import figures
 from kdrun.report.closing import closing, closing_line
-from kdrun.report.curves import curves
 from kdrun.report.display import Display
+from kdrun.report.illustrate import draw_curves, illustrate
 from kdrun.report.plan import show_plan
 from kdrun.report.results import Results, results
 from kdrun.runtime import Interrupt, Runtime
-from kdrun.scores import TASKS
 from kdrun.stage import Scores
+from kdrun.store import differences
 from kdrun.trained import Trained
 
 Summary = dict[str, Any]
@@ -92,6 +90,8 @@ def perform(config: Config, folder: Path, overrides: list[str], display: Display
 
 def train(exp: Experiment, config: Config, teacher: Config | None, record: Record, overrides: list[str]) -> Summary:
     """Trains the teacher, the student alone and the student, each where it is not there yet, and tests them."""
+    if odd := differences(exp.runtime.environment(), record.facts.get("environment", {})):
+        exp.notice(f"the run was begun otherwise: {odd}; its last bits may differ from those of an unbroken one")
     record.config({**config, "resume": None})
     began = {"status": "running", "started": time.time(), "overrides": overrides, "versions": versions()}
     record.about(**began, environment=exp.runtime.environment())
@@ -178,31 +178,6 @@ def summarize(config: Config, exp: Experiment, found: Results, overrides: list[s
         "overrides": overrides,
         "claims": config.get("claims"),
     }
-
-
-def illustrate(record: Record, exp: Experiment, config: Config, found: Results, summary: Summary) -> None:
-    """Shows in TensorBoard what the run was, what the student saw and where it errs."""
-    source = exp.data.source
-    record.text("config", (record.folder / "config.yaml").read_text())
-    batch = next(exp.stream("samples", min(32, exp.data.few.size)).epoch(1))
-    record.images("training images", pixels(batch.images, source.mean, source.std))
-    if found.confusion is not None:
-        title = f"{summary['student']} by {summary['method']}: {found.count:,} test images"
-        record.figure("confusion", figures.confusion(found.confusion, source.names, title))
-    flat = {name: config[name] for name in ("seed", "epochs", "batch_size", "precision")}
-    nodes = {name: config[name] or {} for name in ("dataset", "teacher", "student", "method", "optimizer")}
-    named = {name: node.get("name", "none") for name, node in nodes.items()}
-    told = {score.name: found.models["student"]["test"][score.name] for score in TASKS[source.task]}
-    record.hparams({**named, **flat}, told)
-
-
-def draw_curves(record: Record, exp: Experiment, alone: Trained | None, summary: Summary) -> None:
-    """Shows how teacher, student alone and student came to what they are, those that were trained by kdrun."""
-    trained = {f"teacher {summary['teacher']}": exp.teacher, f"{summary['student']} alone": alone}
-    known = {label: read_rows(one.folder / "metrics.jsonl") for label, one in trained.items() if one and one.folder}
-    rows = {label: found for label, found in known.items() if found != record.rows}  # the run may be the student alone
-    rows[f"{summary['student']} by {summary['method']}"] = record.rows
-    record.figure("curves", curves(rows, exp.main, f"{summary['dataset']}, seed {summary['seed']}"))
 
 
 def note_failure(record: Record, config: Config, overrides: list[str], error: BaseException) -> None:

@@ -77,7 +77,6 @@ class Store:
 
 
 def differences(here: dict[str, Any], there: dict[str, Any]) -> str:
-    """Returns how two environments differ, ``threads 1 here, 2 there``; empty where they do not."""
-    return ", ".join(
-        f"{name} {here[name]} here, {there.get(name)} there" for name in here if here[name] != there.get(name)
-    )
+    """Returns how two environments differ, ``threads 1 here, 2 there``; empty where they agree in what both tell."""
+    odd = [name for name in here if name in there and here[name] != there[name]]
+    return ", ".join(f"{name} {here[name]} here, {there[name]} there" for name in odd)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from kdrun.config.compose import Composer
@@ -73,3 +76,11 @@ def test_a_sweep_of_too_many_jobs_is_refused_before_it_is_written_out(overrides)
 def test_a_sweep_over_nothing_is_refused(override):
     with pytest.raises(ConfigError, match="matches nothing"):
         sweep([override])
+
+
+def test_a_key_that_only_the_swept_experiments_have_may_be_set():
+    words = "-m experiment=resnet3_base_cifar10,resnet4_base_cifar10 student.base_width=8 dry_run=true".split()
+    # In a process of its own: Hydra leaves its log handlers on the streams that pytest takes away.
+    done = subprocess.run([sys.executable, "-m", "kdrun", *words], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("moved parameters") == 2

@@ -15,6 +15,7 @@ from kdrun.cli.flags import Flags
 from kdrun.cli.folder import new_folder
 from kdrun.cli.launch import launch
 from kdrun.config.compose import Composer, compose
+from kdrun.config.options import Options, is_choice
 from kdrun.config.sweep import check_jobs, jobs, params
 from kdrun.errors import Interrupted
 
@@ -31,22 +32,25 @@ def run_sweep(composer: Composer, flags: Flags) -> int:
     folder = new_folder(configs[0], "sweep").absolute()
     spelled = composer.options.spell(flags.overrides)
     codes: list[int] = []
-    task = job(folder, varying(composer, spelled), flags.config_dir, codes)
-    words = [re.sub(r"^\+(?!\+)", "++", word) for word in spelled]  # Hydra refuses + for what is there already
+    task = job(folder, spelled, varying(composer, spelled), flags.config_dir, codes)
+    words = [forced(composer.options, word) for word in spelled]
     stopped = launch(task, ["-m", *words, f"hydra.sweep.dir={quoted(str(folder))}"], flags.config_dir)
-    if stopped:
-        return stopped
+    if stopped or configs[0]["dry_run"]:
+        return stopped or min(codes, default=0)
     from kdrun.report.leaderboard import write
 
     failed = write(folder)
     return min(codes, default=int(failed > 0))
 
 
-def job(folder: Path, keys: Sequence[str], config_dir: Path | None, codes: list[int]) -> Callable[[Any], float]:
+def job(
+    folder: Path, spelled: Sequence[str], keys: Sequence[str], config_dir: Path | None, codes: list[int]
+) -> Callable[[Any], float]:
     """Returns what Hydra calls for each job: one run, whose failure does not stop the others.
 
     Args:
         folder: of the sweep.
+        spelled: its overrides, before they were forced on Hydra.
         keys: what differs among its jobs.
         config_dir: a folder of further YAML files.
         codes: where the exit codes of failed jobs are added; those of jobs in other processes are not.
@@ -54,7 +58,8 @@ def job(folder: Path, keys: Sequence[str], config_dir: Path | None, codes: list[
     traced = os.environ.get("HYDRA_FULL_ERROR", "0")  # as the user set it: launch() sets it too
 
     def train(cfg: Any) -> float:
-        overrides = list(HydraConfig.get().overrides.task)
+        words = list(HydraConfig.get().overrides.task)
+        overrides = [word.removeprefix("++") if word.removeprefix("++") in spelled else word for word in words]
         label = f"{HydraConfig.get().job.num}_{described(overrides, keys)}".rstrip("_")
         try:
             from kdrun.run import run
@@ -68,6 +73,17 @@ def job(folder: Path, keys: Sequence[str], config_dir: Path | None, codes: list[
             return float("nan")
 
     return train
+
+
+def forced(options: Options, word: str) -> str:
+    """Returns an override as Hydra takes it whatever is there: all of them have been checked, job by job.
+
+    Hydra itself composes once without what is swept over, where ``student.width=16`` may be a key of no student, and
+    refuses ``+`` for a key that is there already.
+    """
+    override = options.parse(word)
+    plain = not (is_choice(override) or override.is_sweep_override() or override.is_delete())
+    return f"++{word.lstrip('+')}" if plain else word
 
 
 def varying(composer: Composer, spelled: Sequence[str]) -> list[str]:
