@@ -16,6 +16,7 @@ from tiny import config
 
 import kdrun.run
 from kdrun import files
+from kdrun.config.compose import compose
 from kdrun.data.synthetic import Synthetic
 from kdrun.errors import ConfigError, InputError, InUseError, TrainingError
 from kdrun.experiment import Experiment
@@ -336,3 +337,24 @@ def test_the_config_is_kept_whole(done: tuple[dict[str, Any], Path], out: Path) 
     recorded = OmegaConf.to_container(OmegaConf.load(done[1] / "config.yaml"))
     assert recorded == config(out, "method=kd", "epochs=3")
     json.dumps(recorded)
+
+
+def test_half_precision_in_training_moves_the_scores_by_a_point_or_two_at_most(tmp_path: Path) -> None:
+    words = "dataset=digits student=cnn teacher=none method=scratch baseline=false epochs=3 device=cpu".split()
+    found = {}
+    for precision in ("fp32", "bf16"):
+        asked = [*words, f"precision={precision}", f"out={tmp_path}"]
+        found[precision] = run(compose(asked), tmp_path / precision, asked)["score"]
+    assert found["fp32"] > 0.9
+    assert abs(found["fp32"] - found["bf16"]) < 0.02
+
+
+def test_a_run_gone_on_with_under_another_number_of_threads_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "dataset=synthetic teacher=mlp_16 student=mlp_16 epochs=1 teacher.recipe.epochs=1 device=cpu".split()
+    for threads in (1, 2):
+        asked = [*words, f"threads={threads}", f"out={tmp_path}"]
+        run(compose(asked), tmp_path / "run", asked)
+    torch.set_num_threads(1)
+    assert "the run was begun otherwise: threads 2 here, 1 there" in capsys.readouterr().out
