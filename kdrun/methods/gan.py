@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated
 
 import torch
@@ -27,7 +28,7 @@ class Judge(nn.Sequential):
         super().__init__(*layers, nn.Linear(width, 1, bias), nn.Flatten(0))
 
 
-class Game(Method):
+class Game(Method, ABC):
     """Student and judge, turn by turn; a game of its own says what each goes down, and how the judge moves.
 
     The student moves first and the judge sees the logits of that same forward pass, so that a student with BatchNorm
@@ -37,17 +38,17 @@ class Game(Method):
     judge: nn.Module
     judge_steps: int
 
+    @abstractmethod
     def fresh_judge(self, classes: int) -> nn.Module:
         """Returns the judge before its first step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge_terms(self, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
         """Returns what the judge goes down, given the teacher's and the student's logits (N, classes)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge_optimizer(self, params: list[nn.Parameter]) -> Optimizer:
         """Returns what moves the judge."""
-        raise NotImplementedError
 
     def after_judge(self) -> None:
         """Does what follows each step of the judge; nothing, as a rule."""
