@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ class Runs(list):
     def __init__(self) -> None:
         super().__init__()
         self.fails: dict[int, BaseException] = {}  # by the number of the call
+        self.boards: list[Path] = []  # folders whose leaderboard was asked for
 
     def run(self, config: dict[str, Any], folder: Path, overrides: list[str], brief: bool = False) -> dict[str, Any]:
         self.append((config, folder, overrides))
@@ -32,12 +34,17 @@ class Runs(list):
         (folder / "run.json").write_text(json.dumps({"overrides": overrides}))
         return {"status": "done", "score": 0.5}
 
+    def write(self, folder: Path) -> int:
+        """Stands for the leaderboard's."""
+        self.boards.append(folder)
+        return len(self.fails)
+
 
 @pytest.fixture
 def runs(monkeypatch, tmp_path):
     made, fake, board = Runs(), ModuleType("kdrun.run"), ModuleType("kdrun.report.leaderboard")
     fake.run = made.run
-    board.write = lambda folder: len(made.fails)
+    board.write = made.write
     monkeypatch.setitem(sys.modules, "kdrun.run", fake)
     monkeypatch.setitem(sys.modules, "kdrun.report.leaderboard", board)
     monkeypatch.chdir(tmp_path)
@@ -217,10 +224,11 @@ def test_a_job_that_fails_is_named_and_does_not_stop_the_others(runs, capsys):
     assert capsys.readouterr().err == "kdrun: error: 1_seed=1: distill: loss is nan\n"
 
 
-def test_a_signal_stops_the_sweep(runs, capsys):
+def test_a_signal_stops_the_sweep_which_leaves_a_leaderboard_of_what_is_done(runs, capsys):
     runs.fails[1] = Interrupted(15, "cnn")
-    assert main(["-m", "seed=0,1,2"]) == 143
+    assert main(["-m", "seed=0,1,2", "name=sweep"]) == 143
     assert len(runs) == 2
+    assert [folder.name for folder in runs.boards] == ["sweep"]
 
 
 def test_a_file_may_say_that_it_is_a_sweep(runs, tmp_path):
@@ -238,9 +246,10 @@ def test_a_sweeper_that_cannot_do_what_is_asked_ends_with_two(runs, capsys):
 
 def test_what_a_sweep_borrows_from_the_process_it_gives_back(runs, monkeypatch):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    before = list(sys.argv)
+    before, handlers = list(sys.argv), list(logging.getLogger().handlers)
     main(["-m", "seed=0,1"])
     assert sys.argv == before
+    assert logging.getLogger().handlers == handlers
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 

@@ -80,7 +80,7 @@ def test_a_sweep_over_nothing_is_refused(override):
 
 def test_a_key_that_only_the_swept_experiments_have_may_be_set():
     words = "-m experiment=resnet3_base_cifar10,resnet4_base_cifar10 student.base_width=8 dry_run=true".split()
-    # In a process of its own: Hydra leaves its log handlers on the streams that pytest takes away.
+    # In a process of its own, whose streams are its own too.
     done = subprocess.run([sys.executable, "-m", "kdrun", *words], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("moved parameters") == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -45,13 +46,18 @@ def launch(task: Callable[[Any], Any], argv: Sequence[str], config_dir: Path | N
 
 @contextmanager
 def handed_over(argv: list[str]) -> Iterator[None]:
-    """Lets Hydra find ``argv`` where it looks for it, and raise its errors instead of printing them."""
-    words, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    """Lets Hydra find ``argv`` where it looks for it, and raise its errors instead of printing them.
+
+    What Hydra changes in the process is put back; it adds a handler for standard output to the root logger each time.
+    """
+    words, full, root = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = argv, "1"
     try:
         yield
     finally:
-        sys.argv = words
+        sys.argv, root.handlers[:] = words, handlers
+        root.setLevel(level)
         del os.environ["HYDRA_FULL_ERROR"]
         if full is not None:
             os.environ["HYDRA_FULL_ERROR"] = full

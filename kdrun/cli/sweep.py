@@ -35,12 +35,12 @@ def run_sweep(composer: Composer, flags: Flags) -> int:
     task = job(folder, spelled, varying(composer, spelled), flags.config_dir, codes)
     words = [forced(composer.options, word) for word in spelled]
     stopped = launch(task, ["-m", *words, f"hydra.sweep.dir={quoted(str(folder))}"], flags.config_dir)
-    if stopped or configs[0]["dry_run"]:
+    if configs[0]["dry_run"]:
         return stopped or min(codes, default=0)
     from kdrun.report.leaderboard import write
 
-    failed = write(folder)
-    return min(codes, default=int(failed > 0))
+    failed = write(folder)  # also of a sweep that was stopped: what is done is done
+    return stopped or min(codes, default=int(failed > 0))
 
 
 def job(
