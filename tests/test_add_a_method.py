@@ -1,4 +1,4 @@
-"""CONTRIBUTING says that a method is one .py and one .yaml: these tests do exactly what it says, word for word."""
+"""The README says that a method is one .py and one .yaml: these tests do exactly what it says, word for word."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
+GUIDE = (ROOT / "README.md").read_text()
 
 
 def told(path: str) -> str:
     """Returns the block of code that the guide shows under the name of a file."""
     found = re.search(rf"`{re.escape(path)}`:\n\n```\w+\n(.*?)```", GUIDE, re.DOTALL)
-    assert found, f"CONTRIBUTING.md does not show {path}"
+    assert found, f"README.md does not show {path}"
     return found[1]
 
 

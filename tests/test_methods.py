@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from kdrun import trainer
 from kdrun.config.build import target
 from kdrun.config.places import CONF
+from kdrun.errors import Interrupted
+from kdrun.journal import journals
 from kdrun.methods.base import Method
+from kdrun.record import Record
 from kdrun.stage import Batch, Outputs
 
 METHODS = COMPOSER.options.names("method")
@@ -105,6 +108,31 @@ def test_the_same_seed_gives_the_same_numbers(trained: tuple[str, Training], out
     again = train(name, out)
     assert [{**row, "seconds": 0} for row in again.rows] == [{**row, "seconds": 0} for row in first.rows]
     assert same(again.student, first.student)
+
+
+def test_stopped_again_and_again_it_ends_in_the_same_bits(
+    trained: tuple[str, Training], out: Path, tmp_path: Path
+) -> None:
+    name, whole = trained
+    for patience in range(1, 20):  # the first attempt is stopped after one step, the second after two more, ...
+        exp = experiment(out, *overrides(name))
+        left = [patience]
+
+        def hear(training: str, stage: str, done: float, row: dict[str, Any], exp: Any = exp, left: Any = left) -> None:
+            left[0] -= not row
+            if left[0] == 0:
+                exp.runtime.interrupt.signum = 15
+
+        record = Record(tmp_path / "run", name, hear)
+        try:
+            exp.follow(exp.method(config(out, *overrides(name))["method"]), journals(record))
+        except Interrupted:
+            continue
+        finally:
+            record.close()
+        assert same(copied(exp.student), whole.student)
+        return
+    raise AssertionError("never came to its end")
 
 
 def test_a_method_without_a_loss_says_so() -> None:
