@@ -83,7 +83,7 @@ def assemble(config: Config, data: Data, runtime: Runtime, listen: Listener, not
     node = config["student"]
     student = fresh(node, plan.seed, data.source, runtime.device, trust)
     if runtime.compile:
-        student.model.compile()
+        student.compile_batches(config["batch_size"])
     return Experiment(data, runtime, store, student, node, None, plan, teacher_plan, trust, listen, notice)
 
 

@@ -77,7 +77,7 @@ class Experiment:
         """Returns the model of ``node`` with initial weights drawn from the seed and the node alone, on the device."""
         net = fresh(node, seed, self.data.source, self.runtime.device, self.trust, where)
         if self.runtime.compile:
-            net.model.compile()
+            net.compile_batches(self.recipe.batch_size)
         return net
 
     def twin(self, word: str) -> Tapped:
@@ -185,9 +185,9 @@ class Experiment:
 
     def _train(self, folder: Path, model: Node, method: Node, teacher: Trained | None, plan: Plan) -> dict[str, Any]:
         """Trains ``model`` in ``folder``; returns what its manifest says."""
-        net = self.fresh(model, plan.seed)
         links = [teacher] if teacher else []
-        exp = replace(self, student=net, student_node=model, teacher=teacher, plan=plan, links=links)
+        exp = replace(self, student_node=model, teacher=teacher, plan=plan, links=links)
+        exp = replace(exp, student=exp.fresh(model, plan.seed))
         record = Record(folder, f"{model['name']} by {method['name']}", self.listen)
         try:
             record.text("model", str(model))

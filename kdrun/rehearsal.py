@@ -121,7 +121,8 @@ def rehearse(exp: Experiment, method: Node, name: str, teacher: Node | None) -> 
     """
     parts = {field.name: getattr(exp, field.name) for field in fields(Experiment)}
     plan = replace(exp.plan, node=small(exp.plan.node))
-    rehearsal = Rehearsal(**{**parts, "plan": plan, "notice": lambda line: None}, trains=name)
+    runtime = replace(exp.runtime, compile=False)  # for one batch it would take longer than it saves
+    rehearsal = Rehearsal(**{**parts, "plan": plan, "runtime": runtime, "notice": lambda line: None}, trains=name)
     if teacher:
         net = rehearsal.fresh(teacher, exp.teacher_plan.seed, "teacher")  # its faults are said under its own key
         brought = Trained(freeze(net), teacher["name"], "brought", {}) if teacher["checkpoint"] else None

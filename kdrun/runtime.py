@@ -21,6 +21,10 @@ def derive(seed: int, *words: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+MODELS = 64
+"""That a run may compile, twice each; torch counts those of all models together and gives up after 8."""
+
+
 class Interrupt:
     """Remembers that a signal asked to stop, so that the step at hand can be finished and saved.
 
@@ -78,6 +82,8 @@ class Runtime:
         if config["compile"] and device.type != "cuda":
             raise ConfigError("compile", "true gains nothing on a CPU; leave it out, or use device=cuda")
         torch.set_num_threads(config["threads"])
+        if config["compile"]:
+            torch.compiler.config.recompile_limit = 2 * MODELS  # past it models run slower than if never compiled
         seconds = float(os.environ.get("KDRUN_SAVE_SECONDS", cls.save_seconds))
         return cls(device, config["precision"], config["threads"], config["compile"], seconds, interrupt)
 

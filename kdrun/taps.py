@@ -33,6 +33,7 @@ class Tapped(nn.Module):
         self.taps = list(taps)
         self._heard: dict[int, Tensor] = {}
         self._last: int | None = None
+        self._compiled: tuple[int, Any] | None = None
         self.asked = 0  # images shown to it so far
         named = dict(model.named_modules())
         for place, tap in enumerate(self.taps):
@@ -46,10 +47,27 @@ class Tapped(nn.Module):
         if place == self._last:
             raise _Enough
 
+    def compile_batches(self, size: int, backend: str = "inductor") -> None:
+        """Has batches of ``size`` images go through the compiled model, and all others through the model as it is.
+
+        The compiled model is replayed as a CUDA graph: what small models wait for is the launching of their kernels.
+
+        Args:
+            size: of a training batch; each further size would be compiled anew.
+            backend: of ``torch.compile``.
+        """
+        compiled = torch.compile(self.model, dynamic=False, backend=backend, mode="reduce-overhead")
+        self._compiled = size, compiled  # in a tuple it is no submodule: every weight would have two names
+
     def forward(self, images: Tensor) -> Outputs:
         self.asked += len(images)
-        logits = self.model(images)
-        features = [self._heard[place] for place in range(len(self.taps))]
+        if self._compiled and len(images) == self._compiled[0]:
+            # Clones: a replayed graph writes its outputs where it wrote the last ones.
+            logits = self._compiled[1](images).clone()
+            features = [self._heard[place].clone() for place in range(len(self.taps))]
+        else:
+            logits = self.model(images)
+            features = [self._heard[place] for place in range(len(self.taps))]
         self._heard.clear()  # a kept feature would keep its whole graph alive
         return Outputs(logits, features)
 

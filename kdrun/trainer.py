@@ -77,6 +77,8 @@ def train(training: Training, journal: Journal) -> None:
 def one_step(training: Training, batch: Batch) -> None:
     """Runs every update of the stage on ``batch``, each after the step of the one before."""
     stage, factor = training.stage, training.recipe.schedule(training.progress())
+    if training.runtime.compile:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
     with torch.no_grad(), training.runtime.autocast():
         given = stage.given(batch)
     for update, optimizer in zip(stage.updates, training.optimizers, strict=True):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import gc
 import weakref
 from collections import OrderedDict
@@ -163,14 +162,3 @@ def test_gradients_reach_the_input_of_a_frozen_model() -> None:
     freeze(Tapped(net()))(images).logits.sum().backward()
     assert images.grad is not None
     assert images.grad.any()
-
-
-def test_a_compiled_model_says_the_same_and_is_not_compiled_anew_for_each_batch() -> None:
-    torch._dynamo.reset()
-    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    plain, compiled = (Tapped(copy.deepcopy(net), ["1"]) for _ in range(2))
-    compiled.model.compile(backend="eager")
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for _ in range(3):
-            images = torch.randn(5, 4)
-            torch.testing.assert_close(compiled(images), plain(images))
