@@ -18,7 +18,7 @@ from kdrun.stage import Batch, Outputs, Stage
 from kdrun.trainer import fit, one_step
 from kdrun.training import Training
 
-NETS = ("teacher=mlp_16", "student=resnet8", "method=wskd", "batch_size=16")
+NETS = ("teacher=mlp_16", "student=resnet8", "method=wskd", "batch_size=16", "method.bn=eval")
 BASE = {"_target_": "kdrun.methods.kd.KD", "name": "kd"}
 
 
@@ -211,6 +211,13 @@ def test_a_buffer_waits_until_mistakes_are_enough_and_then_gives_each_once(out: 
     assert sizes == [0, 0, 2, 0, 2]
     assert torch.equal(shown[0], batch.images[[0, 1, 2, 3, 4, 5]])
     assert torch.equal(shown[1], batch.images[[6, 0, 1, 2, 3]])
+
+
+@pytest.mark.parametrize(("student", "terms"), [("mlp_16", 2), ("resnet8", 0)])
+def test_only_a_student_with_batchnorm_waits_for_more_mistakes(student: str, terms: int, out: Path) -> None:
+    exp, stage, _ = begun(out, f"student={student}", "method.bn=buffer")
+    labels = torch.arange(4)
+    assert len(stage.updates[1].loss(batch_of(exp, labels), said(labels, wrong=[0, 2]))) == terms
 
 
 def test_a_training_stopped_with_mistakes_in_the_buffer_ends_in_the_same_bits(out: Path) -> None:
