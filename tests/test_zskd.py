@@ -15,8 +15,8 @@ from kdrun.config.compose import compose
 from kdrun.data.streams import Stream
 from kdrun.errors import ConfigError
 from kdrun.experiment import Experiment
-from kdrun.methods.impressions import Impressions, Places, Shown, dirichlet
-from kdrun.methods.zskd import ZSKD, last_linear, similarity
+from kdrun.methods.impressions import Impressions, Places, Shown, concentrations, dirichlet, moved
+from kdrun.methods.zskd import ZSKD, binary_cross_entropy, last_linear, similarity
 from kdrun.report.impressions import grid
 from kdrun.run import run
 from kdrun.stage import Batch, Outputs
@@ -62,15 +62,16 @@ def test_concentrations_run_from_nothing_for_the_least_alike_to_the_scale_for_th
     asked: list[torch.Tensor] = []
     Dirichlet = torch.distributions.Dirichlet
     monkeypatch.setattr(torch.distributions, "Dirichlet", lambda given: asked.append(given) or Dirichlet(given))
-    dirichlet(torch.tensor([0.2, 1.0, -0.4, 0.3], dtype=torch.float64), torch.tensor([1.0, 0.1], dtype=torch.float64))
+    likeness = torch.tensor([[0.2, 1.0, -0.4, 0.3]], dtype=torch.float64)
+    dirichlet(concentrations(likeness)[0], torch.tensor([1.0, 0.1], dtype=torch.float64))
     for row, scale in zip(asked[0].tolist(), (1.0, 0.1), strict=True):
         assert row == pytest.approx([scale * 0.6 / 1.4 + 1e-4, scale + 1e-4, 1e-4, scale * 0.5 + 1e-4])
 
 
 def test_targets_are_probabilities_whose_mean_is_that_of_the_concentrations() -> None:
     torch.manual_seed(0)
-    likeness = torch.tensor([1.0, 0.2, -0.5], dtype=torch.float64)
-    made = dirichlet(likeness, torch.ones(20000, dtype=torch.float64))
+    likeness = torch.tensor([[1.0, 0.2, -0.5]], dtype=torch.float64)
+    made = dirichlet(concentrations(likeness)[0], torch.ones(20000, dtype=torch.float64))
     assert torch.allclose(made.sum(1), torch.ones(20000), atol=1e-5)
     assert made.min() >= 0
     weight = np.array([1.5, 0.7, 0.0]) / 1.5 + 1e-4
@@ -79,15 +80,36 @@ def test_targets_are_probabilities_whose_mean_is_that_of_the_concentrations() ->
 
 def test_small_scales_put_nearly_everything_on_one_class() -> None:
     torch.manual_seed(0)
-    likeness = torch.tensor([1.0, 0.8, 0.7, 0.1], dtype=torch.float64)
+    likeness = concentrations(torch.tensor([[1.0, 0.8, 0.7, 0.1]], dtype=torch.float64))[0]
     mild, sharp = (dirichlet(likeness, torch.full((500,), scale, dtype=torch.float64)) for scale in (1.0, 0.1))
     assert sharp.max(1).values.mean() > 0.9 > mild.max(1).values.mean()
+
+
+def test_similarities_scaled_within_columns_have_one_nought_and_the_class_itself_in_each_column() -> None:
+    weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    for within, side in (("row", 1), ("column", 0)):
+        made = concentrations(similarity(weight), within)
+        assert made.amin(side).tolist() == [0.0] * 5
+        assert made.diag().tolist() == pytest.approx([1.0] * 5)
+        assert (made == 0).sum() == 5
+    assert not torch.equal(made, concentrations(similarity(weight)))
+
+
+@pytest.mark.parametrize(("reject", "least", "most"), [("false", 0.2, 0.8), ("true", 1.0, 1.0)])
+def test_rejection_leaves_only_targets_in_which_their_class_is_the_most_likely(
+    reject: str, least: float, most: float, out: Path
+) -> None:
+    exp, method = prepared(out, f"method.reject={reject}", "method.count=600")
+    next(method.stages(exp))
+    alike = torch.cat([method.begun(exp, label).targets.argmax(1) == label for label in range(10)])
+    assert least <= float(alike.float().mean()) <= most
 
 
 def test_half_of_a_class_has_each_scale(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[torch.Tensor] = []
     monkeypatch.setattr(
-        "kdrun.methods.zskd.dirichlet", lambda row, scales: asked.append(scales) or torch.full((len(scales), 10), 0.1)
+        "kdrun.methods.zskd.dirichlet",
+        lambda row, scales, label: asked.append(scales) or torch.full((len(scales), 10), 0.1),
     )
     exp, method = prepared(out)
     next(method.stages(exp))
@@ -185,6 +207,48 @@ def test_the_student_goes_down_the_divergence_from_the_teachers_own_softened_wor
     found = ZSKD(ce_weight=0.5).loss(Outputs(student, []), Outputs(teacher, []), batch)
     log = student.numpy() - np.log(np.exp(student.numpy()).sum(1, keepdims=True))
     assert float(found["ce"]) == pytest.approx(-0.5 * log[range(6), teacher.argmax(1).tolist()].mean())
+
+
+def test_binary_cross_entropies_are_those_of_torch_and_finite_where_a_probability_is_rounded_to_one() -> None:
+    logits, teacher = 4 * torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+    unlabelled = torch.full((6,), -1)
+    batch = Batch(logits, unlabelled, unlabelled, unlabelled, 1)
+    found = ZSKD(student_loss="bce", kd_weight=2.0).loss(Outputs(logits, []), Outputs(teacher, []), batch)
+    expected = 2 * torch.nn.functional.binary_cross_entropy(logits.softmax(1), (teacher / 20).softmax(1))
+    assert list(found) == ["kd"]
+    torch.testing.assert_close(found["kd"], expected)
+    sure = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
+    binary_cross_entropy(sure, torch.full((1, 3), 1 / 3)).backward()
+    assert sure.grad is not None and sure.grad.isfinite().all() and sure.grad.any()
+
+
+def test_moved_images_are_turned_shrunk_and_shifted_as_drawn() -> None:
+    image = torch.zeros(1, 1, 9, 9)
+    image[..., 1, 4] = 1.0  # above the middle
+    still, half = torch.tensor([0.5, 0.0, 0.5, 0.5]), 0.5
+    torch.testing.assert_close(moved(image, still[None]), image, atol=1e-4, rtol=0)
+    turned = moved(image, torch.tensor([[0.0, 0.0, half, half]]))[0, 0]
+    assert (turned.max(1).values.argmax().item(), turned.max(0).values.argmax().item()) in {(4, 1), (4, 7)}
+    assert float(turned.max()) == pytest.approx(1.0, abs=1e-3)
+    shrunk = moved(image, torch.tensor([[half, 1.0, half, half]]))[0, 0]
+    assert shrunk.max(1).values.argmax() == 2  # 3 rows above the middle became 1.8
+    shifted = moved(image, torch.tensor([[half, 0.0, half + 2 / 9 / 0.8, half]]))[0, 0]
+    assert torch.allclose(shifted[:, 3], image[0, 0, :, 4], atol=1e-4)
+
+
+def test_augmented_impressions_differ_in_every_epoch_and_are_the_same_again_when_resumed() -> None:
+    images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    stream = Shown(images, size=3, seed=1, augment=True)
+    first, second, again = (list(stream.epoch(number)) for number in (1, 2, 1))
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert not torch.equal(one.images, images[one.index])
+    order = [torch.cat([batch.index for batch in epoch]).argsort() for epoch in (first, second)]
+    shown = [
+        torch.cat([batch.images for batch in epoch])[place] for epoch, place in zip((first, second), order, strict=True)
+    ]
+    assert not torch.equal(*shown)
+    assert torch.equal(next(iter(stream.epoch(2, start=1))).images, second[1].images)
 
 
 def test_the_control_teaches_by_noise_and_makes_no_impression(out: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdrun.methods.base import Batch
@@ -69,11 +71,12 @@ class Places:
 
 @dataclass
 class Shown:
-    """A stream of finished impressions, shuffled anew each epoch; labels are the teacher's to give."""
+    """A stream of finished impressions, shuffled and, where wanted, moved anew each epoch; labels are the teacher's."""
 
     images: Tensor
     size: int
     seed: int
+    augment: bool = False
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.size)
@@ -82,18 +85,49 @@ class Shown:
         seeds = torch.randint(2**62, (number,), generator=torch.Generator().manual_seed(self.seed))
         generator = torch.Generator().manual_seed(int(seeds[-1]))
         order = torch.randperm(len(self.images), generator=generator)
+        draws = torch.rand(len(self.images), 4, generator=generator).to(self.images)
         for index in torch.as_tensor(order, device=self.images.device).tensor_split(len(self))[start:]:
-            yield Batch(self.images[index], torch.full_like(index, -1), index, torch.zeros_like(index), number)
+            images = moved(self.images[index], draws[index]) if self.augment else self.images[index]
+            yield Batch(images, torch.full_like(index, -1), index, torch.zeros_like(index), number)
 
 
-def dirichlet(likeness: Tensor, scales: Tensor, least: float = 1e-4) -> Tensor:
+def moved(images: Tensor, draws: Tensor) -> Tensor:
+    """Returns ``images`` (N, C, S, S), each turned, shrunk and shifted by four numbers in [0, 1) of ``draws`` (N, 4).
+
+    By up to 90 degrees either way, to 0.6 of its size at the least, and by up to a fifth of it: the geometric part of
+    what the authors of data impressions do (github.com/vcl-iisc/ZSKD), drawn for each image. Its border goes on.
+    """
+    turn, shrink = torch.pi * (draws[:, 0] - 0.5), 1 - 0.4 * draws[:, 1]
+    cos, sin, shift = turn.cos() / shrink, turn.sin() / shrink, 0.8 * (draws[:, 2:] - 0.5)
+    rows = (torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1))
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def concentrations(likeness: Tensor, within: Literal["row", "column"] = "row") -> Tensor:
+    """Returns ``likeness`` (classes, classes) brought to [0, 1]; its rows are what targets of a class are drawn by.
+
+    Args:
+        likeness: of every two classes, symmetric; largest of a class with itself.
+        within: ``row``: the class least like another has 0 in its row. ``column`` takes lowest and highest of each
+            column instead, a slip of published code.
+    """
+    side = 1 if within == "row" else 0
+    low, high = likeness.amin(side, keepdim=True), likeness.amax(side, keepdim=True)
+    return (likeness - low) / (high - low).clamp(min=1e-12)
+
+
+def dirichlet(concentration: Tensor, scales: Tensor, label: int | None = None, least: float = 1e-4) -> Tensor:
     """Returns a target (N, classes) for each of ``scales`` (N,), drawn around one class.
 
     Args:
-        likeness: of that class to all (classes,); brought to [0, 1], so that the least like has 0 and itself 1.
+        concentration: of that class (classes,), in [0, 1].
         scales: by which the concentration is multiplied.
+        label: the class; targets in which another one is the most likely are drawn again. None takes all.
         least: added to each concentration, which must be above 0.
     """
-    low, high = likeness.min(), likeness.max()
-    concentration = (likeness - low) / (high - low).clamp(min=1e-12)
-    return torch.distributions.Dirichlet(scales[:, None] * concentration + least).sample().float()
+    around = torch.distributions.Dirichlet(scales[:, None] * concentration + least)
+    made = around.sample()
+    while label is not None and (other := made.argmax(1) != label).any():
+        made[other] = around.sample()[other]
+    return made.float()

@@ -14,7 +14,7 @@ from kdrun.data.streams import pixels
 from kdrun.errors import ConfigError
 from kdrun.experiment import Experiment
 from kdrun.methods.base import Batch, Method, Outputs, Scores, Stage, Stages, Terms, Update
-from kdrun.methods.impressions import Impressions, Places, Shown, dirichlet
+from kdrun.methods.impressions import Impressions, Places, Shown, concentrations, dirichlet
 from kdrun.methods.kd import KD
 from kdrun.report import impressions as drawn
 from kdrun.trained import Trained
@@ -33,18 +33,25 @@ class ZSKD(Method):
     targets are drawn from Dirichlet distributions of these similarities; noise is moved until the teacher, softened by
     T, gives each image its target; the student is distilled on the images. No real image is read in any of these
     stages; those of validation are scored, and select nothing: the last epoch is kept. Departures: pixels are
-    clamped to those that exist, and Adam's rate is 0.1; both make better students. Similarities are scaled within a
-    row, as in the paper's text; some published code takes columns, or undoes the small concentrations.
+    clamped to those that exist, and Adam's rate is 0.1; both make better students. Without augmentation, which the
+    authors have, the method is seen as it is.
 
     Args:
         impressions: ``synthesized``, or ``noise`` for the control whose images are the noise that they begin as.
         count: of impressions of all classes, equally many each.
         scales: beta, by which concentrations are multiplied, each for an equal part of a class: where small, nearly
             all probability falls on one class, and that is often another one.
+        within: what similarities are scaled within, see ``concentrations``; the paper's text has the row.
+        reject: whether targets are drawn again until their class is the most likely in them, which at the default
+            scales half of them are not.
         impression_epochs: steps of Adam for each image.
         impression_batch: images per such step.
         lr: of Adam, for images.
         constraint: of images after each step: ``clamp`` keeps pixels in [0, 1]; ``none`` lets them go anywhere.
+        augment: whether the student sees impressions moved about, see ``moved``, with what the teacher says of them.
+        student_loss: of the soft targets: ``kl``, T^2 KL(teacher || student), both softened; ``bce``, binary
+            cross-entropies of the student's probabilities, not softened, with the teacher's, softened, as in
+            github.com/da2so/Zero-shot_Knowledge_Distillation_Pytorch.
         ce_weight: of the teacher's most likely class, in distillation.
         kd_weight: of the soft targets, in distillation.
         temperature: T of both.
@@ -55,10 +62,14 @@ class ZSKD(Method):
         impressions: Literal["synthesized", "noise"] = "synthesized",
         count: Annotated[int, "[2, inf)"] = 4000,
         scales: list[Annotated[float, "(0, inf)"]] | None = None,
+        within: Literal["row", "column"] = "row",
+        reject: bool = False,
         impression_epochs: Annotated[int, "[1, 100000]"] = 300,
         impression_batch: Annotated[int, "[1, inf)"] = 200,
         lr: Annotated[float, "(0, inf)"] = 0.1,
         constraint: Literal["clamp", "none"] = "clamp",
+        augment: bool = False,
+        student_loss: Literal["kl", "bce"] = "kl",
         ce_weight: Annotated[float, "[0, inf)"] = 0.0,
         kd_weight: Annotated[float, "[0, inf)"] = 1.0,
         temperature: Annotated[float, "(0, 1000]"] = 20.0,
@@ -66,8 +77,10 @@ class ZSKD(Method):
         super().__init__()
         self.impressions, self.count, self.scales = impressions, count, scales or [1.0, 0.1]
         self.impression_epochs, self.impression_batch, self.lr = impression_epochs, impression_batch, lr
-        self.constraint, self.temperature = constraint, temperature
-        self.kd = KD(ce_weight, kd_weight, temperature, hard_targets="teacher")
+        self.within: Literal["row", "column"] = within
+        self.reject, self.constraint, self.augment = reject, constraint, augment
+        self.kd_weight, self.temperature, self.binary = kd_weight, temperature, student_loss == "bce"
+        self.kd = KD(ce_weight, 0.0 if self.binary else kd_weight, temperature, hard_targets="teacher")
 
     def stages(self, exp: Experiment) -> Stages:
         assert exp.teacher is not None
@@ -81,7 +94,7 @@ class ZSKD(Method):
                 yield self.synthesis(exp, exp.teacher, label)
             self.made[label].requires_grad_(False)
         images = torch.cat([made.images() for made in self.made])
-        stream = Shown(images, exp.recipe.batch_size, exp.plan.seed)
+        stream = Shown(images, exp.recipe.batch_size, exp.plan.seed, self.augment)
         yield self.distill(exp, stream=stream, select=None, until=lambda scores: False)
 
     def begun(self, exp: Experiment, label: int) -> Impressions:
@@ -90,7 +103,8 @@ class ZSKD(Method):
         shape = (count, source.channels, source.size, source.size)
         images = torch.as_tensor(torch.randn(shape), device=exp.runtime.device)
         scales = torch.tensor(self.scales, dtype=torch.float64)[torch.arange(count) % len(self.scales)]
-        targets = dirichlet(self.similarity[label].cpu(), scales)
+        around = concentrations(self.similarity.cpu(), self.within)[label]
+        targets = dirichlet(around, scales, label if self.reject else None)
         made = Impressions(images, targets, self.impression_batch, source.mean, source.std)
         if self.constraint == "clamp":
             made.clamp()
@@ -112,7 +126,11 @@ class ZSKD(Method):
         return exp.stage(f"impressions{label}", [update], {"impressions": made}, **fields, **free)
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Terms:
-        return self.kd.loss(student, teacher, batch)
+        terms = self.kd.loss(student, teacher, batch)
+        if self.binary and teacher:
+            wanted = F.softmax(teacher.logits / self.temperature, 1)
+            terms["kd"] = self.kd_weight * binary_cross_entropy(student.logits, wanted)
+        return terms
 
     @torch.no_grad()
     def findings(self, exp: Experiment) -> Scores:
@@ -154,6 +172,17 @@ def last_linear(exp: Experiment, teacher: Trained) -> nn.Linear:
             return linears[-1]
     what = f"the logits of {teacher.name} do not come from its last linear layer; zskd needs a teacher where they do"
     raise ConfigError("teacher", what)
+
+
+def binary_cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Returns the mean over samples and classes of -p log q - (1 - p) log (1 - q), where q = softmax(logits).
+
+    By the logarithm of the sum over the other classes, since log (1 - q) is not finite where q is rounded to 1.
+    """
+    itself = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+    others = logits[:, None].masked_fill(itself, -torch.inf).logsumexp(2)
+    whole = logits.logsumexp(1, keepdim=True)
+    return -(wanted * (logits - whole) + (1 - wanted) * (others - whole)).mean()
 
 
 def similarity(weight: Tensor) -> Tensor:
