@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,15 @@ def test_the_judge_learns_to_tell_the_teacher_from_the_first_student(tmp_path: P
     with torch.no_grad():
         assert found["fooling_rate"] == pytest.approx(float((method.judge(logits) > 0).float().mean()))
     assert found["logit_std"] == pytest.approx(float(np.std(logits.numpy(), ddof=1)), rel=1e-5)
+
+
+@pytest.mark.parametrize(("form", "said"), [("minimax", 1), ("minimax_clamped", 0), ("non_saturating", 0)])
+def test_the_form_to_the_letter_warns_before_anything_is_trained(form: str, said: int, tmp_path: Path) -> None:
+    words, heard = ("method=adv_basic", f"method.form={form}"), []
+    exp = replace(experiment(tmp_path, *words), notice=heard.append)
+    stages = exp.method(config(tmp_path, *words)["method"]).stages(exp)
+    next(stages)
+    assert len([line for line in heard if "has no lower bound" in line]) == said
 
 
 def test_the_form_to_the_letter_runs_away_and_is_stopped_with_the_reason(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from kdrun.errors import ConfigError
 from kdrun.experiment import Experiment
 from kdrun.methods.fitnets import FitNets, Regressor, choose
 from kdrun.stage import Batch, Outputs
-from kdrun.trainer import fit
+from kdrun.trainer import fit, one_step
+from kdrun.training import Training
 
 Shape = tuple[int, ...]
 
@@ -196,3 +197,24 @@ def test_the_second_stage_starts_from_the_best_epoch_of_the_first(tmp_path: Path
     assert first.evaluate is not None
     assert first.evaluate()["hint"] == pytest.approx(min(values))
     assert stages.send(scores).name == "distill"
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1, 0.0])
+def test_what_the_hint_stage_has_trained_goes_on_at_a_rate_of_its_own(scale: float, tmp_path: Path) -> None:
+    overrides = [*NETS, "method.guided=1", "method.hint=1", f"method.lr_scale={scale}", "schedule=constant"]
+    exp = experiment(tmp_path, *overrides)
+    stages = exp.method(config(tmp_path, *overrides)["method"]).stages(exp)
+    next(stages)
+    stage = stages.send({"hint": 0.0})
+    training = Training.begun(stage, exp.recipe, exp.runtime)
+    groups = training.optimizers[0].param_groups
+    assert [group["lr"] for group in groups] == ([0.1] if scale == 1 else [0.1, pytest.approx(0.1 * scale)])
+    before = copied(exp.student.model)
+    stage.modules.train()
+    one_step(training, next(stage.stream.epoch(1)))
+    named = dict(exp.student.model.named_parameters())
+    moved = {name for name, parameter in named.items() if not torch.equal(parameter, before[name])}
+    upper = {name for name in named if name.split(".")[0] in ("conv1", "bn1", "layer1", "layer2")}
+    assert moved == set(named) - (upper if scale == 0 else set())
+    if scale == 0.1:
+        assert {id(parameter) for parameter in groups[1]["params"]} == {id(named[name]) for name in upper}

@@ -64,6 +64,10 @@ class AdvBasic(Method):
         self.judge_width, self.judge_lr, self.judge_epochs = judge_width, judge_lr, judge_epochs
 
     def stages(self, exp: Experiment) -> Stages:
+        if self.form == "minimax":
+            exp.notice(
+                "method.form=minimax has no lower bound: training is stopped where the logits run away"
+            )
         self.first = exp.trained(exp.student_node, plan=exp.plan)
         self.judge = Judge(exp.data.source.classes, self.judge_width)
         yield self.judge_stage(exp, self.first)

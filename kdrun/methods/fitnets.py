@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from kdrun.errors import ConfigError
 from kdrun.experiment import Experiment
@@ -75,6 +76,7 @@ class FitNets(Method):
         decay_start: the epoch with which the weight begins to fall.
         decay_end: the epoch at which it has fallen; the stage's last where None.
         temperature: T of the soft targets; no factor T^2, as in the authors' code.
+        lr_scale: learning rate of the second stage, in parts of it, for the layers that the first has trained.
 
     Raises:
         ValueError: if the weight has fallen before it begins to fall.
@@ -93,6 +95,7 @@ class FitNets(Method):
         decay_start: Annotated[int, "[1, inf)"] = 1,
         decay_end: Annotated[int, "[1, inf)"] | None = None,
         temperature: Annotated[float, "(0, 1000]"] = 3.0,
+        lr_scale: Annotated[float, "[0, inf)"] = 1.0,
     ) -> None:
         super().__init__()
         if decay_end is not None and decay_end < decay_start:
@@ -102,6 +105,7 @@ class FitNets(Method):
         self.ce_weight, self.temperature = ce_weight, temperature
         self.kd_weight, self.kd_weight_end = kd_weight, kd_weight_end
         self.decay_start, self.decay_end = decay_start, decay_end
+        self.lr_scale = lr_scale
 
     def connect(self, student: list[torch.Size], teacher: list[torch.Size]) -> None:
         self.guided = choose("guided", self.guided, student, "student")
@@ -113,7 +117,7 @@ class FitNets(Method):
         self.connect(exp.shapes(exp.student), exp.shapes(exp.teacher))
         self.decay_end = self.decay_end or max(exp.recipe.epochs, self.decay_start)
         yield self.hint_stage(exp)
-        yield self.distill(exp)
+        yield self.second_stage(exp)
 
     def hint_stage(self, exp: Experiment) -> Stage:
         """Returns the stage that trains the student up to its guided layer, and the regressor."""
@@ -138,6 +142,20 @@ class FitNets(Method):
         changes = {"given": given, "evaluate": evaluate, "select": "-hint", "until": lambda scores: False}
         return exp.stage("hint", [Update(moved, loss)], modules, epochs=self.hint_epochs, **changes)
 
+    def second_stage(self, exp: Experiment) -> Stage:
+        """Returns the stage that trains the whole student, what the first has trained at a rate of its own."""
+        assert self.guided is not None
+        stage, trained = self.distill(exp), upstream(exp, self.guided)
+
+        def optimizer(params: list[nn.Parameter]) -> Optimizer:
+            made = exp.recipe.optimizer([parameter for parameter in params if parameter not in trained])
+            made.add_param_group({"params": list(trained), "lr": self.lr_scale * made.param_groups[0]["lr"]})
+            return made
+
+        if self.lr_scale != 1:
+            stage.updates[0].optimizer = optimizer
+        return stage
+
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Terms:
         assert teacher is not None
         apart = soft_loss(student.logits, teacher.logits, self.temperature, "cross_entropy")
@@ -151,6 +169,14 @@ class FitNets(Method):
         assert self.decay_end is not None
         done = (epoch - self.decay_start + 1) / (self.decay_end - self.decay_start + 1)
         return self.kd_weight + (self.kd_weight_end - self.kd_weight) * min(max(done, 0.0), 1.0)
+
+
+def upstream(exp: Experiment, tap: int) -> dict[nn.Parameter, None]:
+    """Returns the parameters of the student that the tap depends on, in their order."""
+    source, params = exp.data.source, list(exp.student.parameters())
+    images = torch.zeros(1, source.channels, source.size, source.size, device=exp.runtime.device)
+    found = torch.autograd.grad(exp.student.eval().until(images, tap).sum(), params, allow_unused=True)
+    return {parameter: None for parameter, gradient in zip(params, found, strict=True) if gradient is not None}
 
 
 def choose(key: str, tap: int | None, shapes: list[torch.Size], role: str, among: Sequence[int] = ()) -> int:
