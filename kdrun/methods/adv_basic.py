@@ -65,9 +65,7 @@ class AdvBasic(Method):
 
     def stages(self, exp: Experiment) -> Stages:
         if self.form == "minimax":
-            exp.notice(
-                "method.form=minimax has no lower bound: training is stopped where the logits run away"
-            )
+            exp.notice("method.form=minimax has no lower bound: training is stopped where the logits run away")
         self.first = exp.trained(exp.student_node, plan=exp.plan)
         self.judge = Judge(exp.data.source.classes, self.judge_width)
         yield self.judge_stage(exp, self.first)
