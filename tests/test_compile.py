@@ -19,6 +19,9 @@ from kdrun.rehearsal import noise
 from kdrun.runtime import Interrupt, Runtime
 from kdrun.taps import Tapped
 
+# torch's compiler imports a module that uses what torch 2.10 and 2.11 call deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+
 COMPILE = Tapped.compile_batches
 METHODS = ["kd", "fitnets", "gan", "wskd", "gskd method.students=[mlp_16] student=mlp_32"]
 
