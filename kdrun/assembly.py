@@ -10,6 +10,7 @@ from kdrun import files, weights
 from kdrun.config.build import TEACHER, build, check
 from kdrun.data.source import Source
 from kdrun.data.splits import Data
+from kdrun.data.streams import check_batch
 from kdrun.errors import ConfigError, InputError
 from kdrun.experiment import Experiment
 from kdrun.initial import fresh
@@ -85,6 +86,17 @@ def assemble(config: Config, data: Data, runtime: Runtime, listen: Listener, not
     if runtime.compile:
         student.compile_batches(config["batch_size"])
     return Experiment(data, runtime, store, student, node, None, plan, teacher_plan, trust, listen, notice)
+
+
+def check_batches(config: Config, data: Data) -> None:
+    """Refuses batches that are larger than what they are drawn from, before anything is trained.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    check_batch(config["batch_size"], data.few)
+    if config["teacher"] and not config["teacher"]["checkpoint"]:
+        check_batch(config["teacher"]["recipe"]["batch_size"], data.train, "teacher.recipe.batch_size")
 
 
 def rehearsed(exp: Experiment, config: Config, teacher: Node | None) -> list[Sketch]:

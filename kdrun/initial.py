@@ -16,13 +16,15 @@ def fresh(
     node: Node, seed: int, source: Source, device: torch.device, trust: tuple[str, ...], where: str = "student"
 ) -> Tapped:
     """Returns the model of ``node``, built for ``source``, its initial weights drawn from the seed and the node."""
-    core = bare(node)
+    core, taps = bare(node), node.get("taps", ())
+    if isinstance(taps, str):
+        raise ConfigError(f"{where}.taps", f"{taps!r} is not a list; write [{taps}]")
     with drawn(derive(seed, "student", repr(sorted(core.items())))):
         model = build(core, source.channels, source.classes, source.size, where=where, trust=trust)
     if getattr(model, "channels_last", False):
         model.to(memory_format=torch.channels_last)
     try:
-        return Tapped(model, node.get("taps", ())).to(device)
+        return Tapped(model, taps).to(device)
     except AttributeError as error:
         raise ConfigError(f"{where}.taps", str(error)) from error
 

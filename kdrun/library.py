@@ -20,6 +20,7 @@ from kdrun.config.values import fit
 from kdrun.data.source import Source
 from kdrun.data.splits import Data
 from kdrun.data.tensors import Tensors
+from kdrun.errors import ConfigError
 from kdrun.experiment import Experiment
 from kdrun.journal import journals
 from kdrun.methods.base import Method
@@ -104,6 +105,8 @@ def distill(
         TrainingError: if a loss stops being finite.
         Interrupted: if a signal asked to stop; with a ``folder``, the same call goes on.
     """
+    if not isinstance(method, Method):
+        raise ConfigError("method", f"{method!r} is no method; use one such as KD()")
     recipe = {"epochs": epochs, "batch_size": batch_size}
     check({**recipe, "seed": seed, "device": device, "precision": precision})
     node = {**recipe, "optimizer": described(optimizer), "schedule": described(schedule)}

@@ -75,6 +75,7 @@ def perform(config: Config, folder: Path, overrides: list[str], display: Display
         show_plan(display.console, mock, assembly.models(mock, teacher), sketches)
         return {"status": "dry run"}
     data = Data.read(source).to(runtime.device)
+    assembly.check_batches(config, data)
     for note in data.notes:
         display.notice(f"dataset {config['dataset']['name']}: {note}")
     record = Record(folder, f"{config['student']['name']} by {config['method']['name']}", display.listen)

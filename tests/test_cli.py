@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 import kdrun
 from kdrun.cli import main
-from kdrun.errors import Interrupted, TrainingError
+from kdrun.cli.folder import claim
+from kdrun.errors import ConfigError, Interrupted, TrainingError
 
 
 class Runs(list):
@@ -172,6 +173,24 @@ def test_a_name_that_is_taken_is_refused(runs, capsys):
     assert main(["train", "name=first"]) == 0
     assert main(["train", "name=first"]) == 2
     assert "name: 'first' is taken; choose another, or go on with resume=outputs/first" in capsys.readouterr().err
+
+
+def test_the_name_of_a_sweep_that_is_taken_is_refused_without_a_run_to_go_on_with(runs, capsys, tmp_path):
+    (tmp_path / "outputs/first/0_kd").mkdir(parents=True)
+    assert main(["-m", "seed=0,1", "name=first", f"out={tmp_path}/outputs"]) == 2
+    assert capsys.readouterr().err.endswith("is taken; choose another; what a sweep has trained is not trained again\n")
+
+
+def test_of_two_sweeps_of_one_name_the_second_is_refused(tmp_path):
+    claim(tmp_path / "sweep")
+    with pytest.raises(ConfigError, match=r"^name: 'sweep' is taken; choose another$"):
+        claim(tmp_path / "sweep")
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["train", "--version"], ["-m", "seed=0,1", "--version"]])
+def test_the_version_may_be_asked_for_anywhere(argv, capsys):
+    assert main(argv) == 0
+    assert capsys.readouterr().out == f"kdrun {kdrun.__version__}\n"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -100,6 +101,27 @@ def test_the_report_is_printed_and_written_with_its_figures_and_what_failed(
     assert "failed: failed distill: loss kd is not finite" in text
     assert "![losses-synthetic.png](losses-synthetic.png)" in text
     assert (out / "sweep/losses-synthetic.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_of_runs_and_sweeps_is_reported_with_all_of_them(out: Path) -> None:
+    from kdrun.cli.report import read
+
+    runs, others = read([out])
+    assert sorted(one.folder.name for one in runs) == ["base", "kd1", "kd2", "takd1", "takd2"]
+    assert len(others) == 1
+
+
+def test_given_teachers_are_told_apart_by_their_weights_and_not_called_alone(tmp_path: Path) -> None:
+    from kdrun.cli.report import read
+
+    for seed in (1, 2):
+        made(tmp_path, "given", "method=scratch", "teacher=none", f"seed={seed}", "baseline=false")
+        shutil.copy(tmp_path / "given/student.safetensors", tmp_path / "teacher.safetensors")
+        shutil.rmtree(tmp_path / "given")
+        made(tmp_path, f"run{seed}", "method=kd", f"teacher.checkpoint={tmp_path}/teacher.safetensors")
+    found = [line for line in gather(read([tmp_path])[0]) if line.how == "given"]
+    assert [len(line.models) for line in found] == [1, 1]
+    assert all(label.startswith("mlp_16 given, ") for label in labels(found))
 
 
 def test_a_panel_of_the_losses_has_two_lines_for_every_seed(out: Path) -> None:

@@ -198,6 +198,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"student": nn.Linear(3, 10)}, "student: does not take images (2, 1, 12, 12): "),
         ({"data": SyntheticPairs()}, "method: KD is for classification, the data are for translation"),
         ({"method": FitNets()}, "student.taps: method fitnets needs a tap in the student"),
+        ({"method": KD}, "method: <class 'kdrun.methods.kd.KD'> is no method; use one such as KD()"),
         ({"epochs": 0}, "epochs: 0 is out of range [1, 100000]"),
         ({"batch_size": 91}, "batch_size: 91 exceeds the 90 training images"),
         ({"device": "gpu"}, "device: 'gpu' is not cpu, cuda, cuda:N or auto"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kdrun.cli import main
 from kdrun.config.compose import compose
 from kdrun.run import run
 
@@ -70,3 +71,17 @@ def test_a_stage_that_goes_on_makes_the_stages_behind_it_anew(twice: Path, tmp_p
     other = tmp_path / "other"
     run(compose(words), other, words)
     assert (twice / "student.safetensors").read_bytes() == (other / "student.safetensors").read_bytes()
+
+
+def test_a_run_gone_on_with_from_elsewhere_finds_the_models_that_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*TINY, "method=kd", "out=outputs", "name=run"]
+    assert main(["train", *words]) == 0
+    before = sorted(path.name for path in (tmp_path / "outputs/models").iterdir())
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert main(["train", "resume=../outputs/run", "epochs=3"]) == 0
+    assert list((tmp_path / "other").iterdir()) == []
+    assert set(before) < {path.name for path in (tmp_path / "outputs/models").iterdir()}  # alone, of more epochs

@@ -358,3 +358,34 @@ def test_a_run_gone_on_with_under_another_number_of_threads_says_so(
         run(compose(asked), tmp_path / "run", asked)
     torch.set_num_threads(1)
     assert "the run was begun otherwise: threads 2 here, 1 there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("batch_size=91",), "batch_size: 91 exceeds the 81 training images"),
+        (("dataset.train_size=20",), "batch_size: 32 exceeds the 20 training images"),
+        (("teacher.recipe.batch_size=91",), "teacher.recipe.batch_size: 91 exceeds the 81 training images"),
+    ],
+)
+def test_a_batch_larger_than_the_data_is_refused_before_the_teacher_is_trained(
+    words: tuple[str, ...], line: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train(tmp_path, "run", "method=kd", *words)
+    assert str(caught.value).startswith(line)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("taps", ["fc1", "hidden"])
+def test_taps_that_are_no_list_are_refused_with_one(taps: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train(tmp_path, "run", "method=fitnets", f"student.taps={taps}")
+    assert str(caught.value) == f"student.taps: '{taps}' is not a list; write [{taps}]"
+
+
+@pytest.mark.parametrize(("method", "key"), [("gskd", "students"), ("takd", "assistants")])
+def test_one_model_where_a_list_is_wanted_is_refused(method: str, key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train(tmp_path, "run", f"method={method}", f"method.{key}=mlp_16")
+    assert str(caught.value) == f"method.{key}: 'mlp_16' is not a list"

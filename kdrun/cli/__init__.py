@@ -58,7 +58,7 @@ def dispatch(argv: list[str]) -> int:
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # an installed script would not find the user's own classes
-    if argv == ["--version"]:
+    if "--version" in argv:
         print(f"kdrun {__version__}")
         return 0
     if {"-sc", "--shell-completion"} & set(argv):

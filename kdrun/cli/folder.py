@@ -6,7 +6,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from kdrun.errors import ConfigError
+from kdrun.errors import ConfigError, WriteError
+
+
+def claim(folder: Path) -> None:
+    """Makes the folder of a sweep, so that of two sweeps begun at once one has it.
+
+    Raises:
+        ConfigError: if it is there.
+        WriteError: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as fault:
+        raise ConfigError("name", f"{folder.name!r} is taken; choose another") from fault
+    except OSError as fault:
+        raise WriteError(str(folder), f"cannot be written ({fault.strerror}); choose another out=") from fault
 
 
 def new_folder(config: dict[str, Any], what: str) -> Path:
@@ -20,6 +35,7 @@ def new_folder(config: dict[str, Any], what: str) -> Path:
         return out / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{what}"
     folder = out / str(config["name"])
     if folder.is_dir() and any(folder.iterdir()):
-        way_out = f"choose another, or go on with resume={folder}"
-        raise ConfigError("name", f"{config['name']!r} is taken; {way_out}")
+        run = (folder / "config.yaml").is_file()
+        way_out = f", or go on with resume={folder}" if run else "; what a sweep has trained is not trained again"
+        raise ConfigError("name", f"{config['name']!r} is taken; choose another{way_out}")
     return folder

@@ -68,13 +68,14 @@ def read(folders: list[Path]) -> tuple[list[Run], list[str]]:
 
 
 def inside(folder: Path) -> Iterator[Path]:
-    """Yields ``folder`` if it is that of a run, else the runs in it.
+    """Yields ``folder`` if it is that of a run, else the runs in it and in the sweeps in it.
 
     Raises:
         InputError: if there is none.
     """
     single = (folder / "config.yaml").is_file()
-    found = [folder] if single else sorted(path.parent for path in folder.glob("*/config.yaml"))
+    within = (path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.yaml"))
+    found = [folder] if single else sorted(within)
     if not found:
         raise InputError(str(folder), "no run is there, nor a sweep (no config.yaml)")
     yield from found

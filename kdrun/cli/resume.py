@@ -48,10 +48,21 @@ def recorded(options: Options, run: str, overrides: Sequence[str]) -> tuple[dict
     for override in map(options.parse, overrides):
         if override.key_or_group != "resume":
             take(config, override)
-    config["resume"] = run
+    config["resume"], config["out"] = run, place(folder, config["out"])
     check_root(config)
     given = [override for override in overrides if not override.startswith("resume=")]
     return config, folder, [*before, *given]
+
+
+def place(folder: Path, out: str) -> str:
+    """Returns where the run in ``folder`` finds trained models: its ``out``, as seen from here or from beside it.
+
+    A relative ``out`` means another folder where the run is gone on with from elsewhere.
+    """
+    around = folder.resolve().parents[:2]  # of a run, and of a job of a sweep
+    if Path(out).resolve() in around:
+        return out
+    return next((str(other) for other in around if (other / "models").is_dir()), out)
 
 
 def read(folder: Path) -> tuple[dict[str, Any], list[str]]:

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from kdrun.cli import complain
 from kdrun.cli.flags import Flags
-from kdrun.cli.folder import new_folder
+from kdrun.cli.folder import claim, new_folder
 from kdrun.cli.launch import launch
 from kdrun.config.compose import Composer, compose
 from kdrun.config.options import Options, is_choice
@@ -30,6 +30,8 @@ def run_sweep(composer: Composer, flags: Flags) -> int:
 
     configs = check_jobs(composer, jobs(composer, flags.overrides), check_nodes)
     folder = new_folder(configs[0], "sweep").absolute()
+    if not configs[0]["dry_run"]:
+        claim(folder)
     spelled = composer.options.spell(flags.overrides)
     codes: list[int] = []
     task = job(folder, spelled, varying(composer, spelled), flags.config_dir, codes)

@@ -22,8 +22,8 @@ from kdrun.errors import ConfigError
 TEXTS = ("name", "out", "resume")
 """Root keys whose value is text even where it looks like a number: ``name=007``."""
 
-MODELS = ("assistants", "students", "new_teacher")
-"""Keys of a method whose value is a model, or a list of models, by name in the group ``model``."""
+MODEL, MODELS = ("new_teacher",), ("assistants", "students")
+"""Keys of a method whose value is a model, and whose value is a list of models, by name in the group ``model``."""
 
 
 def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> di
 
     It is plain and resolved. Every node that was chosen by name (dataset, teacher, student, method, both optimizers and
     schedules, a method nested in another) carries that name under ``name``, and ``experiment`` holds the experiment's.
-    Strings under ``MODELS`` of a method are replaced by the models that they name.
+    Strings under ``MODEL`` and ``MODELS`` of a method are replaced by the models that they name.
     ``method.base=fitnets`` and ``teacher.recipe.optimizer=sgd`` choose options like ``method=kd`` does.
 
     Args:
@@ -89,9 +89,9 @@ class Composer:
         for key, value in node.items() if isinstance(node, dict) else ():
             if key in MODELS and isinstance(value, list):
                 node[key] = [self._model(item, f"{where}.{key}") for item in value]
-            elif key in MODELS:
+            elif key in MODEL:
                 node[key] = self._model(value, f"{where}.{key}")
-            else:
+            elif key not in MODELS:
                 self._add_models(value, f"{where}.{key}")
 
     def _model(self, name: Any, where: str) -> Any:

@@ -37,9 +37,7 @@ class Stream:
     def __init__(
         self, split: Split, source: Source, batch_size: int, seed: int, name: str, device: torch.device
     ) -> None:
-        if batch_size > split.size:
-            what = f"{batch_size} exceeds the {split.size} training images; use at most {split.size}"
-            raise ConfigError("batch_size", what)
+        check_batch(batch_size, split)
         self.size = split.size
         self.views = augment.views(source.crop, source.flip)
         self.seed = seed
@@ -60,6 +58,16 @@ class Stream:
         view = torch.randint(self.views, (self.size,), generator=generator).to(device)
         for low, high in self._bounds[start:]:
             yield self._look.batch(self._split, order[low:high], view[low:high], number)
+
+
+def check_batch(batch_size: int, split: Split, where: str = "batch_size") -> None:
+    """Refuses a batch that the training images of ``split`` cannot fill.
+
+    Raises:
+        ConfigError: naming the key ``where``.
+    """
+    if batch_size > split.size:
+        raise ConfigError(where, f"{batch_size} exceeds the {split.size} training images; use at most {split.size}")
 
 
 def batches(split: Split, source: Source, batch_size: int, device: torch.device) -> Iterator[Batch]:

@@ -59,7 +59,10 @@ class Tensors(Source):
         return whole, check(_split(*self.test, "data.test"), self, "data.test")
 
 
-def _split(images: Tensor, labels: Tensor, where: str) -> Split:
+def _split(images: object, labels: object, where: str) -> Split:
+    if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+        kinds = f"{type(images).__name__} and {type(labels).__name__}"
+        raise InputError(where, f"images and labels are {kinds}, not tensors; torch.as_tensor makes them such")
     if images.dtype != torch.uint8:
         way_out = "pixels in [0, 1] become such by (255 * images).round().to(torch.uint8)"
         raise InputError(where, f"images are {str(images.dtype).removeprefix('torch.')}, not uint8; {way_out}")

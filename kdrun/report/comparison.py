@@ -12,7 +12,7 @@ from rich.table import Table
 
 from kdrun.report.cost import short
 from kdrun.report.leaderboard import spread
-from kdrun.report.lines import BASE, Line, Run, labels, main_score
+from kdrun.report.lines import BASE, UNTAUGHT, Line, Run, labels, main_score
 from kdrun.scores import TASKS, Score
 
 NOTES = """\
@@ -104,7 +104,7 @@ def row(line: Line, main: Score) -> list[str]:
 def claimed_difference(line: Line) -> float | None:
     """Returns how much the source claims that teaching gains."""
     taught, alone = line.claimed(), line.claimed(*BASE)
-    return taught - alone if line.how != "alone" and taught is not None and alone is not None else None
+    return taught - alone if line.how not in UNTAUGHT and taught is not None and alone is not None else None
 
 
 def findings_grid(named: dict[str, Line], title: str) -> Grid:

@@ -138,7 +138,7 @@ def shown(lines: list[Line], main: Score) -> Table:
         grid.add_column(heading, justify="right", no_wrap=True)
     for line in lines:
         values, apart, teacher = line.values(main), line.differences(main), line.values(main, "teacher")
-        failed = f" ({line.failed} failed)" if line.failed else ""
+        failed = f" ({line.failed} not finished)" if line.failed else ""
         if not values:
             grid.add_row(escape(line.setting) + failed, "0")
             continue

@@ -16,6 +16,9 @@ Config = dict[str, Any]
 PRIVATE = {"seed", "name", "out", "resume", "device", "threads", "compile", "trust", "experiment", "claims", "baseline"}
 """Keys of a config that do not make a training another one; the place of the data does not either."""
 
+UNTAUGHT = ("alone", "given")
+"""How a model came about that no other taught, as far as the run knows: trained alone, or its weights were given."""
+
 BASE = ("base", "alone", "scratch")
 """Names under which claims speak of a model that nobody taught."""
 
@@ -42,7 +45,7 @@ class Measured:
     Args:
         run: the run.
         role: of the model in it: teacher, alone, student.
-        how: the method that trained it, ``alone`` where nobody taught it.
+        how: the method that trained it, or one of ``UNTAUGHT``.
         kind: all that its training depends on but the seed.
         seed: of its training.
     """
@@ -87,7 +90,7 @@ class Line:
 
     @property
     def how(self) -> str:
-        """The method, ``alone`` where nobody taught it."""
+        """The method that trained it, or one of ``UNTAUGHT``."""
         return self.all[0].how
 
     @property
@@ -101,7 +104,7 @@ class Line:
 
     def differences(self, score: Score) -> list[float]:
         """Returns how much each seed is above the same student trained alone from the same initial weights."""
-        pairs = [(one.row, one.run.summary["models"].get("alone")) for one in self.models if one.how != "alone"]
+        pairs = [(one.row, one.run.summary["models"].get("alone")) for one in self.models if one.how not in UNTAUGHT]
         return [row["test"][score.name] - alone["test"][score.name] for row, alone in pairs if alone]
 
     def costs(self, name: str) -> list[float]:
@@ -138,7 +141,7 @@ class Line:
         claim under ``kd`` is of its presets too, ``kd_reverse`` and so on, where they have none of their own.
         """
         family = self.how.partition("_")[0]
-        words = names or (BASE if self.how == "alone" else (self.how, family))
+        words = names or (BASE if self.how in UNTAUGHT else (self.how, family))
         for one in self.all:
             said = one.run.config.get("claims")
             told = said.get(self.name) if isinstance(said, dict) else None
@@ -172,9 +175,10 @@ def measured(run: Run) -> Iterator[Measured]:
     data = {key: value for key, value in config["dataset"].items() if key != "root"}
     if "teacher" in models:
         node = config["teacher"]
-        made = {"checkpoint": node["checkpoint"]} if node["checkpoint"] else {"recipe": node["recipe"]}
+        given = {"checkpoint": node["checkpoint"], "key": models["teacher"]["key"]}
+        made = given if node["checkpoint"] else {"recipe": node["recipe"]}
         kind = {"dataset": {**data, "train_size": None}, "model": bare(node), **made, **shared}
-        yield Measured(run, "teacher", "alone", nameless(kind), node["seed"])
+        yield Measured(run, "teacher", "given" if node["checkpoint"] else "alone", nameless(kind), node["seed"])
     by_itself = {"dataset": data, "model": bare(config["student"]), "recipe": recipe, **shared}
     taught = nameless(config["method"]) != nameless(alone)
     if "alone" in models and taught:
@@ -189,7 +193,7 @@ def labels(lines: list[Line]) -> list[str]:
 
     That is the experiment's name where each has another, or the keys that differ.
     """
-    plain = [f"{line.name} {line.how if line.how == 'alone' else 'by ' + line.how}" for line in lines]
+    plain = [f"{line.name} {line.how if line.how in UNTAUGHT else 'by ' + line.how}" for line in lines]
     found = []
     for line, label in zip(lines, plain, strict=True):
         alike = [other for other, name in zip(lines, plain, strict=True) if name == label]
