@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
@@ -51,6 +53,37 @@ def test_every_name_of_the_library_is_there_and_no_other() -> None:
     assert all(callable(getattr(kdrun, name)) for name in kdrun.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'destill'"):
         _ = kdrun.destill
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: KD(temperature=-1), "temperature: -1 is out of range (0, 1000]"),
+        (lambda: KD(0.1, -5), "kd_weight: -5 is out of range [0, inf)"),
+        (lambda: KD(temperature="4"), "temperature: '4' is not a number"),
+        (lambda: KD(form="backward"), "form: 'backward' is not one of forward, reverse, cross_entropy"),
+        (lambda: FitNets(hint=-1), "hint: "),
+    ],
+)
+def test_a_method_made_in_python_takes_what_a_config_may_say_and_nothing_else(
+    make: Callable[[], Method], line: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert str(caught.value).startswith(line)
+
+
+def test_the_arguments_of_a_users_own_method_are_checked_by_its_own_annotations() -> None:
+    class Mine(Method):
+        def __init__(self, weight: Annotated[float, "[0, 1]"], *rest: int, **more: int) -> None:
+            super().__init__()
+            self.weight, self.rest, self.more = weight, rest, more
+
+    mine = Mine(0.5, 1, 2, other=3)
+    assert (mine.weight, mine.rest, mine.more) == (0.5, (1, 2), {"other": 3})
+    assert list(inspect.signature(Mine).parameters) == ["weight", "rest", "more"]
+    with pytest.raises(ConfigError, match=r"^weight: 2 is out of range \[0, 1\]$"):
+        Mine(2)
 
 
 def test_the_student_is_trained_in_place_and_the_teacher_left_as_it_was() -> None:

@@ -125,7 +125,7 @@ def _fit_choice(value: Any, choices: Sequence[Any], where: str) -> None:
 
 
 def _fit_list(value: Any, hints: Sequence[Any], where: str) -> None:
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):  # tuples are Python's; a config has none
         raise ConfigError(where, f"{show(value)} is not a list")
     fixed = len(hints) > 1 and hints[1] is not Ellipsis
     if fixed and len(value) != len(hints):

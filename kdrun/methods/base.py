@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from functools import wraps
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 
+from kdrun.config.build import KEYWORDS, VARIADIC, hints_of
+from kdrun.config.values import fit
 from kdrun.stage import Batch, Outputs, Scores, Stage, Terms, Update
 
 if TYPE_CHECKING:
@@ -25,11 +29,17 @@ class Method(nn.Module):
     """A way to distil; its parameters are what the method itself learns.
 
     Most methods override ``loss`` alone; one with learned parts of its own, ``connect`` too; one with more than a
-    single stage or player, ``stages``.
+    single stage or player, ``stages``. The annotations of a method's arguments are binding, its ranges too, in Python
+    as in a config: an argument that they do not allow raises a ``ConfigError``.
     """
 
     task: ClassVar[str] = "classification"
     needs_teacher: bool = True
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "__init__" in vars(cls):
+            cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
     def connect(self, student: list[torch.Size], teacher: list[torch.Size]) -> None:
         """Makes the method's own learned parts from the shapes (1, ...) of the tapped features."""
@@ -66,6 +76,20 @@ class Method(nn.Module):
 
         update = Update([*exp.student.parameters(), *self.parameters()], loss)
         return exp.stage(name, [update], {"student": exp.student, "method": self}, given=given, **changes)
+
+
+def checked(init: Callable[..., None]) -> Callable[..., None]:
+    """Returns ``init`` so that it refuses arguments that its annotations do not allow."""
+
+    @wraps(init)
+    def first_checked(self: Method, *args: Any, **named: Any) -> None:
+        hints, taken = hints_of(init), signature(init)
+        for name, value in taken.bind(self, *args, **named).arguments.items():
+            if taken.parameters[name].kind not in (VARIADIC, KEYWORDS):
+                fit(value, hints.get(name, Any), name)
+        init(self, *args, **named)
+
+    return first_checked
 
 
 def changed(
