@@ -13,7 +13,8 @@ from tiny import config
 
 from kdrun import files
 from kdrun.cli import main
-from kdrun.report.lines import Run, gather, labels
+from kdrun.report.labels import labels
+from kdrun.report.lines import Run, gather
 from kdrun.run import run
 from kdrun.scores import TASKS
 
@@ -158,6 +159,15 @@ def test_lines_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> N
         "mlp_16 by kd, method.temperature=2.0",
         "mlp_16 by kd, method.temperature=8.0",
     ]
+
+
+def test_lines_under_models_of_other_classes_bear_the_names_of_the_classes_alone(tmp_path: Path) -> None:
+    from kdrun.cli.report import read
+
+    for teacher in ("cnn", "mlp_16"):
+        made(tmp_path, teacher, "method=kd", f"teacher={teacher}", "baseline=false")
+    found = labels(gather(read([tmp_path])[0]))
+    assert sorted(found) == ["cnn alone", "mlp_16 alone", "mlp_16 by kd, teacher=CNN", "mlp_16 by kd, teacher=MLP"]
 
 
 def test_lines_of_one_method_in_several_experiments_bear_their_names(out: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 from rich.table import Table
 
 from kdrun.report.cost import short
+from kdrun.report.labels import labels
 from kdrun.report.leaderboard import spread
-from kdrun.report.lines import BASE, UNTAUGHT, Line, Run, labels, main_score
+from kdrun.report.lines import BASE, UNTAUGHT, Line, Run, main_score
 from kdrun.scores import TASKS, Score
 
 NOTES = """\

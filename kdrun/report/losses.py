@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from kdrun.record import read_rows
 from kdrun.report.curves import loss
-from kdrun.report.lines import Line, labels
+from kdrun.report.labels import labels
+from kdrun.report.lines import Line
 from kdrun.scores import TASKS
 
 Rows = list[dict[str, Any]]
