@@ -144,16 +144,18 @@ class FitNets(Method):
 
     def second_stage(self, exp: Experiment) -> Stage:
         """Returns the stage that trains the whole student, what the first has trained at a rate of its own."""
+        stage = self.distill(exp)
+        if self.lr_scale == 1:
+            return stage
         assert self.guided is not None
-        stage, trained = self.distill(exp), upstream(exp, self.guided)
+        trained = upstream(exp, self.guided)
 
         def optimizer(params: list[nn.Parameter]) -> Optimizer:
             made = exp.recipe.optimizer([parameter for parameter in params if parameter not in trained])
             made.add_param_group({"params": list(trained), "lr": self.lr_scale * made.param_groups[0]["lr"]})
             return made
 
-        if self.lr_scale != 1:
-            stage.updates[0].optimizer = optimizer
+        stage.updates[0].optimizer = optimizer
         return stage
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Terms:

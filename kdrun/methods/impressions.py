@@ -85,7 +85,8 @@ class Shown:
         seeds = torch.randint(2**62, (number,), generator=torch.Generator().manual_seed(self.seed))
         generator = torch.Generator().manual_seed(int(seeds[-1]))
         order = torch.randperm(len(self.images), generator=generator)
-        draws = torch.as_tensor(torch.rand(len(order), 4, generator=generator), device=self.images.device)
+        draws = torch.rand(len(order), 4 if self.augment else 0, generator=generator)
+        draws = torch.as_tensor(draws, device=self.images.device)
         for index in torch.as_tensor(order, device=self.images.device).tensor_split(len(self))[start:]:
             images = moved(self.images[index], draws[index]) if self.augment else self.images[index]
             yield Batch(images, torch.full_like(index, -1), index, torch.zeros_like(index), number)

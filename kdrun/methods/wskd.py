@@ -43,7 +43,7 @@ class WSKD(Method):
         min_subset: fewer mistakes in a batch than this: no second step; ignored where mistakes are put by.
         bn: BatchNorm cannot learn from a handful of samples: of a student that has it, mistakes are put by until there
             are ``buffer`` of them (``buffer``), or it uses its running statistics in the second step and leaves them
-            alone (``eval``). Nothing then bounds that step: ResNet-14 under SGD at 0.1 diverges in the first epoch.
+            alone (``eval``). Nothing then bounds that step: under SGD at 0.1 ResNet-14 diverges on CIFAR-10.
         buffer: mistakes per second step, at least, where they are put by.
         separate_optimizer: whether the second step has an optimizer, with moments, of its own.
     """
