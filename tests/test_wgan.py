@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tiny import Memory, config, copied, experiment, same
 
 from kdrun.experiment import Experiment
 from kdrun.methods.cgan import CGAN
-from kdrun.methods.wgan import WGAN
+from kdrun.methods.wgan import WGAN, wasserstein
 from kdrun.stage import Batch, Outputs
 from kdrun.trainer import fit
 
@@ -111,7 +112,19 @@ def test_the_findings_are_the_critics_mean_scores_and_their_difference(tmp_path:
     found = method.findings(exp)
     with torch.no_grad():
         real, fake = (method.judge(exp.predict(model, "test")[0]).mean() for model in (exp.teacher.model, exp.student))
-    assert found["wasserstein"] == pytest.approx(float(real - fake), abs=1e-6)
+    assert found["critic_gap"] == pytest.approx(float(real - fake), abs=1e-6)
+
+
+def test_the_distance_is_what_the_cheapest_of_all_matchings_costs() -> None:
+    real, fake = np.random.default_rng(0).normal(size=(2, 6, 3))
+    costs = [np.linalg.norm(real - fake[list(order)], axis=1).mean() for order in permutations(range(6))]
+    assert wasserstein(torch.tensor(real), torch.tensor(fake)) == pytest.approx(min(costs))
+
+
+def test_the_distance_of_a_set_moved_by_a_vector_is_its_length_whatever_the_order() -> None:
+    real = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    fake = real.flip(0) + torch.tensor([3.0, 0.0, 4.0, 0.0])
+    assert wasserstein(real, fake) == pytest.approx(5, rel=1e-5)
 
 
 def test_a_critic_stopped_in_the_middle_of_an_epoch_goes_on_with_the_same_bits(tmp_path: Path) -> None:

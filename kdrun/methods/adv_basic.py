@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdrun.errors import TrainingError
 from kdrun.experiment import Experiment
 from kdrun.methods.base import Batch, Method, Outputs, Scores, Stage, Stages, Terms, Update
-from kdrun.methods.gan import Judge, judged, share
+from kdrun.methods.gan import Judge, share
 from kdrun.trained import Trained
 
 Form = Literal["non_saturating", "minimax", "minimax_clamped"]
@@ -152,6 +152,13 @@ class AdvBasic(Method):
             "fooling_rate": share(final > 0),
             "logit_std": spread(exp, exp.student, "test"),
         }
+
+
+def judged(judge: nn.Module, exp: Experiment, model: nn.Module, split: str = "test") -> Tensor:
+    """Returns the judge's score (N,) of the model's logits on every image of a split."""
+    with torch.no_grad():
+        scores: Tensor = judge.eval()(exp.predict(model, split)[0])
+    return scores
 
 
 def spread(exp: Experiment, model: nn.Module, split: str) -> float:

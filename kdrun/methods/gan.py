@@ -75,12 +75,14 @@ class Game(Method, ABC):
 
     def findings(self, exp: Experiment) -> Scores:
         assert exp.teacher is not None
-        real, fake = (judged(self.judge, exp, model) for model in (exp.teacher.model, exp.student))
-        return self.verdicts(real, fake)
+        self.judge.eval()
+        with torch.no_grad():
+            return self.verdicts(*(exp.predict(model, "test")[0] for model in (exp.teacher.model, exp.student)))
 
     def verdicts(self, real: Tensor, fake: Tensor) -> Scores:
-        """Returns what the judge says of the teacher (N,) and of the student (N,) on the test images."""
-        return {**p_real(real, fake), "fooling_rate": share(fake > 0)}
+        """Returns what is found of the teacher's and the student's logits (N, classes) on the test images."""
+        teacher, student = self.judge(real), self.judge(fake)
+        return {**p_real(teacher, student), "fooling_rate": share(student > 0)}
 
 
 class GAN(Game):
@@ -132,13 +134,6 @@ class GAN(Game):
             "judge_real": self.judge_weight * F.softplus(-self.judge(real)).mean(),
             "judge_fake": self.judge_weight * F.softplus(self.judge(fake)).mean(),
         }
-
-
-def judged(judge: nn.Module, exp: Experiment, model: nn.Module, split: str = "test") -> Tensor:
-    """Returns the judge's score (N,) of the model's logits on every image of a split."""
-    with torch.no_grad():
-        scores: Tensor = judge.eval()(exp.predict(model, split)[0])
-    return scores
 
 
 def p_real(real: Tensor, fake: Tensor) -> Scores:
