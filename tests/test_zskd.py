@@ -15,7 +15,7 @@ from kdrun.config.compose import compose
 from kdrun.data.streams import Stream
 from kdrun.errors import ConfigError
 from kdrun.experiment import Experiment
-from kdrun.methods.impressions import Impressions, Places, Shown, concentrations, dirichlet, moved
+from kdrun.methods.impressions import Impressions, Places, Shown, concentrations, dirichlet, drawn, moved
 from kdrun.methods.zskd import ZSKD, binary_cross_entropy, last_linear, similarity
 from kdrun.report.impressions import grid
 from kdrun.run import run
@@ -257,6 +257,25 @@ def test_the_control_teaches_by_noise_and_makes_no_impression(out: Path) -> None
     pixels = noise.made[0].images() * 0.25 + 0.5
     assert 0.3 < pixels.mean() < 0.7
     assert pixels.std() > 0.15
+
+
+def test_noise_is_normal_after_normalization_or_uniform_before_it() -> None:
+    torch.manual_seed(0)
+    shape, mean, std = (300, 2, 9, 9), [0.2, 0.7], [0.5, 0.1]
+    normal, uniform = drawn("normal", shape, mean, std), drawn("uniform", shape, mean, std)
+    assert (float(normal.mean()), float(normal.var())) == pytest.approx((0, 1), abs=0.02)
+    for channel in (0, 1):
+        pixels = uniform[:, channel] * std[channel] + mean[channel]
+        assert float(pixels.min()) == pytest.approx(0, abs=1e-3)
+        assert float(pixels.max()) == pytest.approx(1, abs=1e-3)
+        assert float(pixels.var()) == pytest.approx(1 / 12, rel=0.02)
+
+
+def test_impressions_begin_as_the_noise_that_was_asked_for(out: Path) -> None:
+    _, flat, _ = followed(out, "method.impressions=noise", "method.noise=uniform")
+    pixels = flat.made[0].images() * 0.25 + 0.5
+    counts = torch.histc(pixels, 4, 0, 1) / pixels.numel()
+    assert torch.allclose(counts, torch.full((4,), 0.25), atol=0.05)  # normal noise has .16 in the outer ones
 
 
 def test_a_stage_of_places_holds_no_image() -> None:

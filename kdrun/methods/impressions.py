@@ -92,6 +92,22 @@ class Shown:
             yield Batch(images, torch.full_like(index, -1), index, torch.zeros_like(index), number)
 
 
+def drawn(kind: Literal["normal", "uniform"], shape: tuple[int, ...], mean: list[float], std: list[float]) -> Tensor:
+    """Returns the noise that impressions begin as (N, C, H, W), drawn on the CPU.
+
+    Args:
+        kind: ``normal``: numbers of mean 0 and variance 1, taken as normalized images, so that pixels lie about the
+            data's mean; ``uniform``: pixels anywhere in [0, 1], normalized.
+        shape: of the images.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+    """
+    if kind == "normal":
+        return torch.randn(shape)
+    middle, spread = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
+    return (torch.rand(shape) - middle) / spread
+
+
 def moved(images: Tensor, draws: Tensor) -> Tensor:
     """Returns ``images`` (N, C, S, S), each turned, shrunk and shifted by four numbers in [0, 1) of ``draws`` (N, 4).
 

@@ -14,9 +14,9 @@ from kdrun.data.streams import pixels
 from kdrun.errors import ConfigError
 from kdrun.experiment import Experiment
 from kdrun.methods.base import Batch, Method, Outputs, Scores, Stage, Stages, Terms, Update
-from kdrun.methods.impressions import Impressions, Places, Shown, concentrations, dirichlet
+from kdrun.methods.impressions import Impressions, Places, Shown, concentrations, dirichlet, drawn
 from kdrun.methods.kd import KD
-from kdrun.report import impressions as drawn
+from kdrun.report import impressions as pictures
 from kdrun.trained import Trained
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class ZSKD(Method):
 
     Args:
         impressions: ``synthesized``, or ``noise`` for the control whose images are the noise that they begin as.
+        noise: what they begin as: ``normal``, about the data's mean, or ``uniform`` pixels, as in the authors' code;
+            as a control, these teach less.
         count: of impressions of all classes, equally many each.
         scales: beta, by which concentrations are multiplied, each for an equal part of a class: where small, nearly
             all probability falls on one class, and that is often another one.
@@ -60,6 +62,7 @@ class ZSKD(Method):
     def __init__(
         self,
         impressions: Literal["synthesized", "noise"] = "synthesized",
+        noise: Literal["normal", "uniform"] = "normal",
         count: Annotated[int, "[2, inf)"] = 4000,
         scales: list[Annotated[float, "(0, inf)"]] | None = None,
         within: Literal["row", "column"] = "row",
@@ -77,6 +80,7 @@ class ZSKD(Method):
         super().__init__()
         self.impressions, self.count, self.scales = impressions, count, scales or [1.0, 0.1]
         self.impression_epochs, self.impression_batch, self.lr = impression_epochs, impression_batch, lr
+        self.noise: Literal["normal", "uniform"] = noise
         self.within: Literal["row", "column"] = within
         self.reject, self.constraint, self.augment = reject, constraint, augment
         self.kd_weight, self.temperature, self.binary = kd_weight, temperature, student_loss == "bce"
@@ -101,7 +105,7 @@ class ZSKD(Method):
         """Returns noise for the impressions of class ``label``, and the targets drawn for them."""
         source, count = exp.data.source, self.count // exp.data.source.classes
         shape = (count, source.channels, source.size, source.size)
-        images = torch.as_tensor(torch.randn(shape), device=exp.runtime.device)
+        images = torch.as_tensor(drawn(self.noise, shape, source.mean, source.std), device=exp.runtime.device)
         scales = torch.tensor(self.scales, dtype=torch.float64)[torch.arange(count) % len(self.scales)]
         around = concentrations(self.similarity.cpu(), self.within)[label]
         targets = dirichlet(around, scales, label if self.reject else None)
@@ -149,9 +153,9 @@ class ZSKD(Method):
 
     def figures(self, exp: Experiment) -> Iterator[tuple[str, Figure]]:
         source, name = exp.data.source, exp.teacher.name if exp.teacher else ""
-        yield "similarity", drawn.similarity(self.similarity.cpu(), source.names, f"{name}: class similarity")
+        yield "similarity", pictures.similarity(self.similarity.cpu(), source.names, f"{name}: class similarity")
         first = [pixels(made.images()[:SHOWN], source.mean, source.std).cpu() for made in self.made]
-        yield "impressions", drawn.grid(first, source.names, f"{name}: {self.impressions} impressions")
+        yield "impressions", pictures.grid(first, source.names, f"{name}: {self.impressions} impressions")
 
 
 def last_linear(exp: Experiment, teacher: Trained) -> nn.Linear:
