@@ -7,9 +7,10 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from re import split
 from typing import Any
 
 from kdrun.errors import InputError, WriteError
@@ -29,6 +30,15 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise WriteError(str(path), f"cannot be written ({error.strerror}); choose another out=") from error
+
+
+def numbered(paths: Iterable[Path]) -> list[Path]:
+    """Returns ``paths`` in order, numbers in them by their size: ``2_b`` before ``10_a``."""
+
+    def parts(path: Path) -> list[str | int]:
+        return [int(part) if part.isdigit() else part for part in split(r"(\d+)", str(path))]
+
+    return sorted(paths, key=parts)
 
 
 def folder(path: Path) -> Path:

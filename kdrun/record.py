@@ -175,6 +175,11 @@ class Record:
         for name, value in scores.items():
             self.board.add_scalar(f"test/{name}", value, 0)
 
+    def findings(self, found: Scores) -> None:
+        """Adds what a method measured on the test images to TensorBoard."""
+        for name, value in found.items():
+            self.board.add_scalar(f"findings/{name}", value, 0)
+
     def close_board(self) -> None:
         if self._writer is not None:
             self._writer.close()

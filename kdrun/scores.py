@@ -46,6 +46,13 @@ TASKS = {
 """The scores of each task; the first selects and leads every table."""
 
 
+def called(name: str) -> Score:
+    """Returns how a measure called ``name`` is printed: ``classifier1/top1``, ``top1_teacher_wrong`` as top1 is."""
+    word = name.rpartition("/")[2]
+    known = (score for scores in TASKS.values() for score in scores)
+    return next((score for score in known if word == score.name or word.startswith(f"{score.name}_")), Score(name))
+
+
 NO_CLASS = 40 / 255
 """Further than this from every class's colour, a pixel of a Cityscapes label map is of a class that is not scored: the
 colours of those lie 63/255 and more from the scored ones', but for guard rail (31) and small vehicles (20, 32), while

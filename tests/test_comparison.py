@@ -13,6 +13,7 @@ from tiny import config
 
 from kdrun import files
 from kdrun.cli import main
+from kdrun.report.comparison import Grid, grids
 from kdrun.report.labels import labels
 from kdrun.report.lines import Run, gather
 from kdrun.run import run
@@ -54,7 +55,7 @@ def rows(out: Path) -> dict[str, dict[str, str]]:
 
 def test_there_is_a_line_for_all_that_was_trained_alike_but_for_the_seed(rows: dict[str, dict[str, str]]) -> None:
     assert {label: (row["n"], row["seeds"]) for label, row in rows.items()} == {
-        "cnn alone": ("1", "0"),
+        "cnn teacher": ("1", "0"),
         "mlp_16 alone": ("3", "1 2 3"),
         "mlp_16 by kd": ("2", "1 2"),
         "mlp_16 by takd": ("2", "1 2"),
@@ -68,13 +69,13 @@ def test_means_spreads_and_differences_are_those_of_the_summaries(out: Path, row
     line = rows["mlp_16 by kd"]
     assert (float(line["top1_mean"]), float(line["top1_sd"])) == pytest.approx((mean(own), stdev(own)))
     assert float(line["top1_difference_mean"]) == pytest.approx(mean(apart))
-    assert rows["mlp_16 alone"]["top1_difference_mean"] == rows["cnn alone"]["top1_sd"] == ""
+    assert rows["mlp_16 alone"]["top1_difference_mean"] == rows["cnn teacher"]["top1_sd"] == ""
 
 
 def test_claims_stand_beside_what_they_speak_of(rows: dict[str, dict[str, str]]) -> None:
     claimed = {label: (row["claimed"], row["claimed_difference"]) for label, row in rows.items()}
     assert claimed == {
-        "cnn alone": ("0.75", ""),
+        "cnn teacher": ("0.75", ""),
         "mlp_16 alone": ("0.5", ""),
         "mlp_16 by kd": ("0.625", "0.125"),
         "mlp_16 by takd": ("", ""),
@@ -125,6 +126,68 @@ def test_given_teachers_are_told_apart_by_their_weights_and_not_called_alone(tmp
     assert all(label.startswith("mlp_16 given, ") for label in labels(found))
 
 
+def test_a_teacher_of_the_students_own_net_and_recipe_is_not_counted_among_students_alone(tmp_path: Path) -> None:
+    from kdrun.cli.report import read
+
+    same = ("teacher=mlp_16", "teacher.recipe.epochs=1", "epochs=1", "teacher.recipe.batch_size=8", "batch_size=8")
+    for seed in (0, 1):
+        made(tmp_path, f"run{seed}", "method=kd", *same, f"seed={seed}")
+    found = dict(zip(labels(lines := gather(read([tmp_path])[0])), lines, strict=True))
+    assert {label: len(line.models) for label, line in found.items()} == {
+        "mlp_16 teacher": 1,
+        "mlp_16 alone": 2,
+        "mlp_16 by kd": 2,
+    }
+
+
+def test_every_score_is_reported_and_accuracies_in_percent(out: Path, rows: dict[str, dict[str, str]]) -> None:
+    tests = [one["models"]["student"]["test"] for one in summaries(out, "sweep/kd*/summary.json")]
+    line = rows["mlp_16 by kd"]
+    for name in ("loss", "ece", "agreement", "top1_teacher_wrong", "top1_teacher_right"):
+        assert float(line[f"{name}_mean"]) == pytest.approx(mean(test[name] for test in tests))
+    further = next(table for table in grids(gather(loaded(out))) if "further" in table.title)
+    cells = dict(zip(further.headings, next(row for row in further.rows if row[0] == "mlp_16 by kd"), strict=True))
+    wrong = [100 * test["top1_teacher_wrong"] for test in tests]
+    assert cells["top1_teacher_wrong"] == f"{mean(wrong):.2f} ± {stdev(wrong):.2f} %"
+    assert cells["agreement"].startswith(f"{mean(test['agreement'] for test in tests):.4f} ±")
+    takd = next(table for table in grids(gather(loaded(out))) if "takd: findings" in table.title)
+    assert takd.rows[0][0] == "link1_mlp_100/top1"
+    assert takd.rows[0][1].endswith(" %")
+
+
+def test_a_difference_over_fewer_seeds_than_the_score_says_so(out: Path) -> None:
+    runs = loaded(out)
+    runs[0].summary["models"].pop("alone")
+    table = {row[0]: row for row in grids(gather(runs))[0].rows}
+    assert table["mlp_16 by kd"][1] == "2"
+    assert table["mlp_16 by kd"][3].endswith("(n=1)")
+    assert "(n=" not in table["mlp_16 by takd"][3]
+
+
+def test_a_long_label_is_folded_and_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    label = "resnet26 by gskd, method.previous_weight=0.05, teacher.recipe.epochs=20"
+    cells = ["3", "66.59 ± 6.69 %", "+1.23 ± 4.56 %", "89.31 % (+0.11 %)", "467k", "140M", "302.1"]
+    grid = Grid("x", ["model", *"abcdefg"], [[label, *cells]], True)
+    Console(width=100).print(grid.rich())
+    first, *others = capsys.readouterr().out.splitlines()[2:]
+    begun, *found = first.split("  ")
+    assert "".join(" ".join([begun, *others]).split()) == "".join(label.split())
+    assert [cell.strip() for cell in found if cell] == cells
+
+
+def test_losses_of_unlike_size_have_an_axis_each_and_a_single_epoch_is_seen() -> None:
+    from kdrun.report.losses import losses
+
+    rows = [{"stage": "distill", "epoch": 1, "loss/a": 40.0, "loss/b": 20.0, "val/loss": 2.0}]
+    apart = losses({"x": [rows]}, "loss").axes
+    assert [[list(line.get_ydata()) for line in axes.lines] for axes in apart] == [[[60.0]], [[2.0]]]
+    assert apart[0].lines[0].get_marker() == "."
+    alike = losses({"x": [[{**rows[0], "val/loss": 30.0}]]}, "loss").axes
+    assert [len(axes.lines) for axes in alike] == [2]
+
+
 def test_a_panel_of_the_losses_has_two_lines_for_every_seed(out: Path) -> None:
     from kdrun.record import read_rows
     from kdrun.report.losses import losses
@@ -135,7 +198,7 @@ def test_a_panel_of_the_losses_has_two_lines_for_every_seed(out: Path) -> None:
     }
     assert all(rows for seeds in panels.values() for rows in seeds)
     figure = losses(panels, "loss")
-    assert [len(axes.lines) for axes in figure.axes] == [2, 4, 4, 4]
+    assert sum(len(axes.lines) for axes in figure.axes) == 2 * (1 + 2 + 2 + 2)
     kd = panels["mlp_16 by kd"][0][0]
     drawn = figure.axes[2].lines[0].get_ydata()
     assert list(drawn) == [pytest.approx(kd["loss/ce"] + kd["loss/kd"])]
@@ -155,7 +218,7 @@ def test_lines_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> N
     from kdrun.cli.report import read
 
     assert labels(gather(read(runs)[0])) == [
-        "mlp_16 alone",
+        "mlp_16 teacher",
         "mlp_16 by kd, method.temperature=2.0",
         "mlp_16 by kd, method.temperature=8.0",
     ]
@@ -167,7 +230,7 @@ def test_lines_under_models_of_other_classes_bear_the_names_of_the_classes_alone
     for teacher in ("cnn", "mlp_16"):
         made(tmp_path, teacher, "method=kd", f"teacher={teacher}", "baseline=false")
     found = labels(gather(read([tmp_path])[0]))
-    assert sorted(found) == ["cnn alone", "mlp_16 alone", "mlp_16 by kd, teacher=CNN", "mlp_16 by kd, teacher=MLP"]
+    assert sorted(found) == ["cnn teacher", "mlp_16 by kd, teacher=CNN", "mlp_16 by kd, teacher=MLP", "mlp_16 teacher"]
 
 
 def test_lines_of_one_method_in_several_experiments_bear_their_names(out: Path) -> None:

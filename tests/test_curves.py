@@ -24,6 +24,20 @@ def test_stages_that_are_not_scored_by_the_task_are_left_out() -> None:
     assert list(loss.lines[0].get_xdata()) == [1, 2, 3]
 
 
+def test_other_classifiers_and_ways_have_a_line_of_their_own() -> None:
+    rows = [{**row, "val/classifier1/top1": 0.05, "val/classifier1/loss": 1.0} for row in ROWS]
+    loss, score = curves({"student": rows}, MAIN, "title").axes
+    assert [line.get_label() for line in loss.lines] == ["student"]
+    assert [line.get_label() for line in score.lines] == ["student", "student, classifier1"]
+    assert list(score.lines[1].get_ydata()) == [5.0, 5.0, 5.0]
+
+
+def test_a_model_whose_epochs_are_not_known_is_a_level() -> None:
+    loss, score = curves({"student": ROWS}, MAIN, "title", {"teacher": 0.875}).axes
+    assert [line.get_label() for line in loss.lines] == ["student"]
+    assert list(score.lines[-1].get_ydata()) == [87.5, 87.5]
+
+
 def test_a_model_without_such_rows_has_no_line_and_a_figure_without_lines_no_legend() -> None:
     assert curves({"given": []}, MAIN, "title").axes[0].lines[:] == []
     assert curves({"given": []}, MAIN, "title").axes[0].get_legend() is None

@@ -152,11 +152,11 @@ def test_the_grown_student_takes_the_teachers_place_and_a_second_chain_grows(
     ]
 
     found, scores = method.findings(exp), [exp.scores(each.model, "test")["top1"] for each in (exp.teacher, taught[-1])]
-    assert found["new_teacher_gain"] == pytest.approx(scores[1] - scores[0])
+    assert found["new_teacher/top1_gain"] == pytest.approx(scores[1] - scores[0])
     assert [key for key in found if key.startswith("link")] == [
-        "link1_mlp_16_top1",
-        "link2_mlp_100_top1",
-        "link3_mlp_16_top1",
+        "link1_mlp_16/top1",
+        "link2_mlp_100/top1",
+        "link3_mlp_16/top1",
     ]
 
 
@@ -189,5 +189,5 @@ def test_each_link_of_a_chain_is_scored_on_the_test_split(method: str, out: Path
     link = next(link for link in exp.links if link.name == "mlp_32")
     logits, targets = exp.predict(link.model, "test")
     assert made.findings(exp) == {
-        "link1_mlp_32_top1": pytest.approx(float((logits.argmax(1) == targets).float().mean()))
+        "link1_mlp_32/top1": pytest.approx(float((logits.argmax(1) == targets).float().mean()))
     }

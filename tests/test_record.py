@@ -141,6 +141,13 @@ def test_hyperparameters_stand_in_the_same_run_as_the_curves(folder: Path, recor
     assert [path.name for path in folder.iterdir() if path.is_dir()] == []
 
 
+def test_what_a_method_measured_is_in_tensorboard(folder: Path, record: Record) -> None:
+    record.findings({"classifier1/top1": 0.25, "critic_gap": -3.0})
+    record.close()
+    assert points(folder, "findings/classifier1/top1") == [(0, 0.25)]
+    assert points(folder, "findings/critic_gap") == [(0, -3.0)]
+
+
 def test_figures_images_and_text_are_kept(folder: Path, record: Record) -> None:
     figure = Figure(figsize=(2, 2))
     figure.subplots().plot([0, 1])

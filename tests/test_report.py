@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from kdrun import files
 from kdrun.report import leaderboard
 from kdrun.report.closing import closing, closing_line
 from kdrun.report.cost import flops, parameters, short
@@ -130,6 +131,14 @@ def test_the_leaderboard_has_means_and_sample_deviations_over_the_seeds(sweep: P
     assert float(row["top1_teacher_sd"]) == 0
     assert float(row["loss_mean"]) == pytest.approx((1 - values).mean())
     assert (row["n"], row["failed"], row["parameters"]) == ("3", "0", "2490")
+
+
+def test_the_jobs_of_a_long_sweep_come_in_their_order(tmp_path: Path) -> None:
+    assert files.numbered(Path(name) for name in ("10_a", "2_b", "1_c")) == [Path("1_c"), Path("2_b"), Path("10_a")]
+    for number in range(11):
+        job(tmp_path, number, summary(0.5, overrides=[f"method=m{number}"]))
+    leaderboard.write(tmp_path)
+    assert list(read(tmp_path)) == [f"method=m{number}" for number in range(11)]
 
 
 def test_a_failed_job_is_counted_and_left_out_of_the_means(sweep: Path) -> None:

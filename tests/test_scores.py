@@ -6,7 +6,7 @@ import torch
 from tiny import Batches
 from torch import Tensor
 
-from kdrun.scores import TASKS, Score, agreement, beside_teacher, calibration_error, confusion, measure, predict
+from kdrun.scores import TASKS, Score, agreement, beside_teacher, calibration_error, called, confusion, measure, predict
 from kdrun.stage import Outputs
 
 
@@ -132,6 +132,21 @@ def test_a_score_is_printed_with_its_unit_and_spread(
 @pytest.mark.parametrize(("value", "text"), [(0.012, "+1.20 %"), (-0.012, "-1.20 %"), (0.0, "+0.00 %")])
 def test_a_difference_shows_its_sign(value: float, text: str) -> None:
     assert Score("top1", percent=True).text(value, sign=True) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("top1", "25.00 %"),
+        ("classifier1/top1", "25.00 %"),
+        ("top1_teacher_wrong", "25.00 %"),
+        ("y_to_x/psnr_db", "0.2500"),
+        ("top10", "0.2500"),
+        ("top1/gap", "0.2500"),
+    ],
+)
+def test_a_measure_is_printed_as_the_score_that_it_is_called_after(name: str, text: str) -> None:
+    assert called(name).text(0.25) == text
 
 
 def test_the_first_score_of_every_task_selects_in_the_right_direction() -> None:

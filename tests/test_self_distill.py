@@ -98,6 +98,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, SelfD
     return exp, method
 
 
+def test_every_epoch_scores_all_classifiers_and_the_deepest_as_the_students(
+    trained: tuple[Experiment, SelfDistill],
+) -> None:
+    exp, method = trained
+    found, own = method.evaluate(exp), exp.scores(exp.student)
+    assert list(found)[:2] == ["top1", "loss"]
+    assert {name: found[name] for name in own} == pytest.approx(own)
+    assert {name.partition("/")[0] for name in list(found)[2:]} == {
+        *(f"classifier{place}" for place in (1, 2, 3)),
+        "ensemble",
+    }
+
+
 def test_every_classifier_is_scored_and_the_last_is_the_students_own_score(
     trained: tuple[Experiment, SelfDistill],
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from kdrun import files
 from kdrun.cli.flags import Parser
 from kdrun.errors import ConfigError, InputError
 
@@ -52,7 +53,6 @@ def read(folders: list[Path]) -> tuple[list[Run], list[str]]:
     Raises:
         InputError: if there is no finished run.
     """
-    from kdrun import files
     from kdrun.report.lines import Run  # here: it takes an import of torch
 
     runs, others = [], []
@@ -75,7 +75,7 @@ def inside(folder: Path) -> Iterator[Path]:
     """
     single = (folder / "config.yaml").is_file()
     within = (path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.yaml"))
-    found = [folder] if single else sorted(within)
+    found = [folder] if single else files.numbered(within)
     if not found:
         raise InputError(str(folder), "no run is there, nor a sweep (no config.yaml)")
     yield from found
@@ -93,7 +93,6 @@ def config(folder: Path) -> dict[str, object]:
 
 def write(runs: list[Run], others: list[str], out: Path) -> None:
     """Prints the report and writes it into the folder ``out``."""
-    from kdrun import files
     from kdrun.report import comparison
     from kdrun.report.display import console
     from kdrun.report.lines import gather

@@ -78,7 +78,7 @@ class AECross(Method):
 
         def evaluate() -> Scores:
             there, back = (measure("translation", *self.shown(exp, name, "val")) for name in DIRECTIONS)
-            return {**there, **{f"y_to_x_{name}": value for name, value in back.items()}}
+            return {**there, **{f"y_to_x/{name}": value for name, value in back.items()}}
 
         update = Update([*exp.student.parameters(), *self.parameters()], loss)
         yield exp.stage("distill", [update], {"student": exp.student, "method": self}, evaluate=evaluate)

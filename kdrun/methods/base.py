@@ -115,7 +115,7 @@ def changed(
 def tested(exp: Experiment, links: list[Trained]) -> Scores:
     """Returns the first score, on the test split, of each link of a chain, in order."""
     name = exp.main.name
-    names = [f"link{place}_{link.name}_{name}" for place, link in enumerate(links, start=1)]
+    names = [f"link{place}_{link.name}/{name}" for place, link in enumerate(links, start=1)]
     return {key: exp.scores(link.model, "test")[name] for key, link in zip(names, links, strict=True)}
 
 

@@ -111,7 +111,7 @@ class GSKD(Method):
         under_new, name = self.promoted(exp), exp.main.name
         assert exp.teacher is not None and under_new.teacher is not None
         new, old = (exp.scores(teacher.model, "test")[name] for teacher in (under_new.teacher, exp.teacher))
-        compared = {f"old_teacher_{name}": old, f"new_teacher_{name}": new, "new_teacher_gain": new - old}
+        compared = {f"old_teacher/{name}": old, f"new_teacher/{name}": new, f"new_teacher/{name}_gain": new - old}
         return {**compared, **tested(exp, [*self.grown(exp), under_new.teacher, *self.grown(under_new)])}
 
 

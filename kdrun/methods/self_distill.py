@@ -66,7 +66,7 @@ class SelfDistill(Method):
             return self.terms(deepest, said, batch.targets)
 
         update = Update(exp.student.parameters(), loss)
-        yield exp.stage("distill", [update], {"student": exp.student})
+        yield exp.stage("distill", [update], {"student": exp.student}, evaluate=lambda: self.evaluate(exp))
 
     def terms(self, deepest: Outputs, said: list[tuple[Tensor, Tensor]], labels: Tensor) -> Terms:
         """Returns the weighted terms.
@@ -89,17 +89,26 @@ class SelfDistill(Method):
             "feature": self.feature_weight * torch.stack(apart).sum(),
         }
 
-    @torch.no_grad()
+    def evaluate(self, exp: Experiment) -> Scores:
+        """Returns the validation scores of the deepest classifier as the student's, and those of the others."""
+        found, deepest = self.classifiers(exp, "val"), f"classifier{len(heads_of(exp)) + 1}/"
+        whole = {name.removeprefix(deepest): found.pop(name) for name in list(found) if name.startswith(deepest)}
+        return {**whole, **found}
+
     def findings(self, exp: Experiment) -> Scores:
-        """Returns the test scores of each classifier, 1 the shallowest, and of the mean of their probabilities."""
+        return self.classifiers(exp, "test")
+
+    @torch.no_grad()
+    def classifiers(self, exp: Experiment, split: str) -> Scores:
+        """Returns the scores of each classifier, 1 the shallowest, and of the mean of their probabilities."""
         heads, all_logits, all_labels = heads_of(exp), [], []
         exp.student.eval()
-        for batch in exp.batches("test"):
+        for batch in exp.batches(split):
             deepest = exp.student(batch.images)
             shallow = [head(feature)[0] for head, feature in zip(heads, deepest.features, strict=False)]
             all_logits.append(torch.stack([*shallow, deepest.logits]))
             all_labels.append(batch.targets)
-        logits, labels = torch.cat(all_logits, 1), torch.cat(all_labels)
+        logits, labels = torch.cat(all_logits, 1).float(), torch.cat(all_labels)
         ensemble = logits.softmax(2).mean(0).log()
         found: Scores = {}
         for place, own in enumerate([*logits, ensemble], start=1):

@@ -8,30 +8,29 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+from rich.console import JustifyMethod
 from rich.table import Table
 
 from kdrun.report.cost import short
 from kdrun.report.labels import labels
 from kdrun.report.leaderboard import spread
 from kdrun.report.lines import BASE, UNTAUGHT, Line, Run, main_score
-from kdrun.scores import TASKS, Score
+from kdrun.scores import Score, called
 
 NOTES = """\
 mean ± standard deviation over n seeds; difference: to the same student trained alone from the same initial weights;
 claimed: what the source says of its own setting, the gain in brackets; FLOPs: of one image, two per multiply-add;
 seconds: of training, a chain's other links included, the teacher not; asked: images shown to frozen models."""
 
-STAGES = "by stage"
-"""The heading of the column that is folded where a table is too wide; cells of figures are not."""
-
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: its title, its headings, and rows of as many cells."""
+    """A table: its title, its headings, rows of as many cells, and whether only labels are folded on a terminal."""
 
     title: str
     headings: list[str]
     rows: list[list[str]]
+    whole: bool = False
 
     def markdown(self) -> str:
         """Returns it as markdown."""
@@ -41,21 +40,23 @@ class Grid:
     def rich(self) -> Table:
         """Returns it as printed."""
         table = Table(title=self.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for place, (heading, *cells) in enumerate(zip(self.headings, *self.rows, strict=True)):
-            whole = place > 0 and heading != STAGES and max(map(len, cells)) >= len(heading)
-            table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=whole)
+        for place, heading in enumerate(self.headings):
+            side: JustifyMethod = "right" if place else "left"
+            table.add_column(heading, justify=side, no_wrap=self.whole and place > 0, overflow="fold")
         for row in self.rows:
             table.add_row(*row)
         return table
 
 
 def grids(lines: list[Line]) -> list[Grid]:
-    """Returns the tables of all data sets, each followed by what its methods measured besides."""
+    """Returns the tables of all data sets, each followed by its further scores and by what its methods measured."""
     found = []
     for section in dict.fromkeys(line.section for line in lines):
         here = [line for line in lines if line.section == section]
         named = dict(zip(labels(here), here, strict=True))
-        found.append(scores_grid(named, section[0]))
+        found += [scores_grid(named, section[0]), further_grid(named, section[0])]
+        if any(len(line.stages()) > 1 for line in here):
+            found.append(stages_grid(named, section[0]))
         for how in dict.fromkeys(line.how for line in here):
             told = {label: line for label, line in named.items() if line.how == how and line.findings()}
             if told:
@@ -66,10 +67,33 @@ def grids(lines: list[Line]) -> list[Grid]:
 def scores_grid(named: dict[str, Line], dataset: str) -> Grid:
     """Returns the main table of a data set from its lines by their labels."""
     main = main_score(next(iter(named.values())))
-    headings = ["model", "n", main.name, "difference", "claimed", "params", "FLOPs", "seconds", "asked", STAGES]
+    headings = ["model", "n", main.name, "difference", "claimed", "params", "FLOPs", "seconds", "asked"]
     columns = zip(headings, *([label, *row(line, main)] for label, line in named.items()), strict=True)
     kept = [column for column in columns if any(column[1:])]
-    return Grid(f"{dataset}: {main.name} on test images", *split(kept))
+    return Grid(f"{dataset}: {main.name} on test images", *split(kept), whole=True)
+
+
+def stages_grid(named: dict[str, Line], dataset: str) -> Grid:
+    """Returns the seconds of each stage and of a chain's other links, of what has more than one."""
+    rows = []
+    for label, spent in ((label, line.stages()) for label, line in named.items()):
+        if len(spent) > 1:
+            rows.append([label, " + ".join(f"{name} {mean(seconds):.1f}" for name, seconds in spent.items())])
+    return Grid(f"{dataset}: seconds of training", ["model", "by stage"], rows)
+
+
+def further_grid(named: dict[str, Line], dataset: str) -> Grid:
+    """Returns all scores but the main one, a column each; ``top1_teacher_wrong``: where the teacher errs."""
+    main = main_score(next(iter(named.values()))).name
+    tests = [one.row["test"] for line in named.values() for one in line.models]
+    names = [name for name in dict.fromkeys(name for test in tests for name in test) if name != main]
+    rows = [[label, *(cell(name, line.scores(name)) for name in names)] for label, line in named.items()]
+    return Grid(f"{dataset}: further scores on test images", ["model", *names], rows)
+
+
+def cell(name: str, values: list[float]) -> str:
+    """Returns a measure over the seeds as printed; nothing where none has it."""
+    return called(name).text(mean(values), spread(values)) if values else ""
 
 
 def split(columns: list[tuple[str, ...]]) -> tuple[list[str], list[list[str]]]:
@@ -81,24 +105,23 @@ def split(columns: list[tuple[str, ...]]) -> tuple[list[str], list[list[str]]]:
 def row(line: Line, main: Score) -> list[str]:
     """Returns the cells of a line, its label apart."""
     values, apart, seconds, asked = (
-        line.scores(main),
-        line.differences(main),
+        line.scores(main.name),
+        line.differences(main.name),
         line.costs("seconds"),
         line.costs("asked"),
     )
     told, gain = line.claimed(), claimed_difference(line)
     gained = f" ({main.text(gain, sign=True)})" if gain is not None else ""
-    stages = {name: mean(each) for name, each in line.stages().items()}
+    paired = f" (n={len(apart)})" if len(apart) != len(values) else ""
     return [
         str(len(values)),
         main.text(mean(values), spread(values)),
-        main.text(mean(apart), spread(apart), sign=True) if apart else "",
+        main.text(mean(apart), spread(apart), sign=True) + paired if apart else "",
         main.text(told) + gained if told is not None else "",
         short(line.models[0].row["parameters"]),
         short(line.models[0].row["flops"]),
         f"{mean(seconds):.1f}" if seconds else "given",
         short(mean(asked)) if any(asked) else "",
-        " + ".join(f"{name} {each:.1f}" for name, each in stages.items()) if len(stages) > 1 else "",
     ]
 
 
@@ -113,12 +136,11 @@ def findings_grid(named: dict[str, Line], title: str) -> Grid:
     found = {label: line.findings() for label, line in named.items()}
     names = list(dict.fromkeys(name for findings in found.values() for name in findings))
 
-    def cell(label: str, name: str) -> str:
-        values, claimed = found[label].get(name), named[label].claimed(name)
-        said = f" (claimed {claimed:.4g})" if claimed is not None else ""
-        return Score(name).text(mean(values), spread(values)) + said if values else ""
+    def beside(label: str, name: str) -> str:
+        shown, claimed = cell(name, found[label].get(name, [])), named[label].claimed(name)
+        return shown + (f" (claimed {called(name).text(claimed)})" if shown and claimed is not None else "")
 
-    return Grid(title, ["finding", *found], [[name, *(cell(label, name) for label in found)] for name in names])
+    return Grid(title, ["finding", *found], [[name, *(beside(label, name) for label in found)] for name in names])
 
 
 def markdown(tables: list[Grid], pictures: list[str], runs: list[Run], others: list[str]) -> str:
@@ -153,9 +175,9 @@ def values(label: str, line: Line) -> dict[str, Any]:
     """Returns a line's row of the csv."""
     found: dict[str, Any] = {"dataset": line.section[0], "model": line.name, "trained": line.how, "line": label}
     found |= {"n": len(line.models), "seeds": " ".join(str(one.seed) for one in line.models)}
-    for score in TASKS[line.section[1]]:
-        for name, each in ((score.name, line.scores(score)), (f"{score.name}_difference", line.differences(score))):
-            found |= {f"{name}_mean": mean(each) if each else None, f"{name}_sd": spread(each)}
+    for name in line.models[0].row["test"]:
+        for key, each in ((name, line.scores(name)), (f"{name}_difference", line.differences(name))):
+            found |= {f"{key}_mean": mean(each) if each else None, f"{key}_sd": spread(each)}
     costs = {name: line.costs(name) for name in ("seconds", "asked")}
     return {
         **found,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -11,8 +12,14 @@ from kdrun.scores import Score
 
 Rows = list[dict[str, Any]]
 
+LOOKS = cycler(color=["#0072B2", "#E69F00", "#000000"], linestyle=["-", "--", "-."])
+"""Of models: colours of Okabe and Ito, which the colour-blind tell apart, and strokes for print without colour."""
 
-def curves(rows: dict[str, Rows], main: Score, title: str) -> Figure:
+PARTS = cycler(color=["#56B4E9", "#D55E00", "#009E73", "#CC79A7"], linestyle=[":", ":", ":", ":"])
+"""Of what a model has besides: other classifiers, the way back."""
+
+
+def curves(rows: dict[str, Rows], main: Score, title: str, given: dict[str, float] | None = None) -> Figure:
     """Returns the training loss and the validation score of several models over their epochs.
 
     Only epochs in which the main score was taken are drawn: those of stages that train the model for its task. A loss
@@ -23,18 +30,25 @@ def curves(rows: dict[str, Rows], main: Score, title: str) -> Figure:
         rows: of metrics.jsonl, by the label of the model.
         main: the task's first score.
         title: above both.
+        given: validation scores of models whose epochs are not known, by label; each is a level.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
     left, right = figure.subplots(1, 2)
-    for label, found in rows.items():
+    scale = 100 if main.percent else 1
+    for (label, found), look in zip(rows.items(), LOOKS(), strict=False):
         scored = [row for row in found if f"val/{main.name}" in row]
         if not scored:
             continue
         epochs = range(1, len(scored) + 1)
-        style = {"label": label, "marker": "." if len(scored) < 40 else None}
+        style = {"label": label, "marker": "." if len(scored) < 40 else None, **look}
         left.plot(epochs, [loss(row) for row in scored], **style)
-        right.plot(epochs, [row[f"val/{main.name}"] * (100 if main.percent else 1) for row in scored], **style)
+        right.plot(epochs, [row[f"val/{main.name}"] * scale for row in scored], **style)
+        for name, part in zip(others(scored[0], main), PARTS(), strict=False):
+            called = f"{label}, {name.removeprefix('val/').removesuffix('/' + main.name)}"
+            right.plot(epochs, [row[name] * scale for row in scored], **{**style, **part, "label": called})
+    for label, level in (given or {}).items():
+        right.axhline(level * scale, label=label, color="gray", linewidth=1)
     figure.suptitle(title)
     left.set(xlabel="epoch", ylabel="training loss, sum of its terms")
     right.set(xlabel="epoch", ylabel=f"validation {main.name}{' in %' if main.percent else ''}")
@@ -42,8 +56,13 @@ def curves(rows: dict[str, Rows], main: Score, title: str) -> Figure:
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if axes.lines:
-            axes.legend()
+            axes.legend(fontsize=8)
     return figure
+
+
+def others(row: dict[str, Any], main: Score) -> list[str]:
+    """Returns under what names a row has the main score of other parts: of each classifier, of the way back."""
+    return [name for name in row if name.startswith("val/") and name.endswith(f"/{main.name}") and name.count("/") > 1]
 
 
 def loss(row: dict[str, Any]) -> float:

@@ -9,15 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from kdrun.scores import TASKS, Score
+from kdrun.scores import called
 
 WIDTH = 110
 """Columns of a table where there is no terminal to fit it to."""
 
 QUIET_SECONDS = 10.0
 """Between two plain lines of one stage."""
-
-SCORES = {score.name: score for task in TASKS.values() for score in task}
 
 
 def console() -> Console:
@@ -70,5 +68,5 @@ class Display:
 def sentence(row: dict[str, Any]) -> str:
     """Returns an epoch's row as a few words."""
     scores = {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/")}
-    said = [f"{name} {SCORES.get(name, Score(name)).text(value)}" for name, value in list(scores.items())[:1]]
+    said = [f"{name} {called(name).text(value)}" for name, value in list(scores.items())[:1]]
     return ", ".join([f"epoch {row['epoch']}", *said, f"{row['seconds']:.1f} s"])

@@ -31,12 +31,14 @@ def illustrate(record: Record, exp: Experiment, config: Config, found: Results, 
     named = {name: node.get("name", "none") for name, node in nodes.items()}
     told = {score.name: found.models["student"]["test"][score.name] for score in TASKS[source.task]}
     record.hparams({**named, **flat}, told)
+    record.findings(summary.get("findings", {}))
 
 
 def draw_curves(record: Record, exp: Experiment, alone: Trained | None, summary: Summary) -> None:
     """Shows how teacher, student alone and student came to what they are, those that were trained by kdrun."""
     trained = {f"teacher {summary['teacher']}": exp.teacher, f"{summary['student']} alone": alone}
     known = {label: read_rows(one.folder / "metrics.jsonl") for label, one in trained.items() if one and one.folder}
+    given = {label: one.scores[exp.main.name] for label, one in trained.items() if one and not one.folder}
     rows = {label: found for label, found in known.items() if found != record.rows}  # the run may be the student alone
     rows[f"{summary['student']} by {summary['method']}"] = record.rows
-    record.figure("curves", curves(rows, exp.main, f"{summary['dataset']}, seed {summary['seed']}"))
+    record.figure("curves", curves(rows, exp.main, f"{summary['dataset']}, seed {summary['seed']}", given))

@@ -51,7 +51,7 @@ def write(folder: Path) -> int:
 
     Reads what the jobs left behind, so that it is as right after a failure as after none.
     """
-    runs = [read(job) for job in sorted(job for job in folder.iterdir() if job.is_dir())]
+    runs = [read(job) for job in files.numbered(job for job in folder.iterdir() if job.is_dir())]
     lines = ranked(gather(runs))
     task = next((run["task"] for run in runs if run["status"] == "done"), None)
     if task is not None:

@@ -16,8 +16,9 @@ Config = dict[str, Any]
 PRIVATE = {"seed", "name", "out", "resume", "device", "threads", "compile", "trust", "experiment", "claims", "baseline"}
 """Keys of a config that do not make a training another one; the place of the data does not either."""
 
-UNTAUGHT = ("alone", "given")
-"""How a model came about that no other taught, as far as the run knows: trained alone, or its weights were given."""
+UNTAUGHT = ("alone", "teacher", "given")
+"""How a model came about that no other taught, as far as the run knows: trained alone, as a student or as the teacher,
+whose recipe and seed are its own; or its weights were given."""
 
 BASE = ("base", "alone", "scratch")
 """Names under which claims speak of a model that nobody taught."""
@@ -98,14 +99,15 @@ class Line:
         """The data set and its task: what can be compared."""
         return self.all[0].run.config["dataset"]["name"], self.all[0].run.summary["task"]
 
-    def scores(self, score: Score) -> list[float]:
-        """Returns a test score of each seed."""
-        return [one.row["test"][score.name] for one in self.models]
+    def scores(self, name: str) -> list[float]:
+        """Returns a test score of each seed that has it."""
+        return [one.row["test"][name] for one in self.models if name in one.row["test"]]
 
-    def differences(self, score: Score) -> list[float]:
+    def differences(self, name: str) -> list[float]:
         """Returns how much each seed is above the same student trained alone from the same initial weights."""
-        pairs = [(one.row, one.run.summary["models"].get("alone")) for one in self.models if one.how not in UNTAUGHT]
-        return [row["test"][score.name] - alone["test"][score.name] for row, alone in pairs if alone]
+        taught = [one for one in self.models if one.how not in UNTAUGHT and "alone" in one.run.summary["models"]]
+        pairs = [(one.row["test"], one.run.summary["models"]["alone"]["test"]) for one in taught]
+        return [test[name] - alone[name] for test, alone in pairs if name in test and name in alone]
 
     def costs(self, name: str) -> list[float]:
         """Returns ``seconds`` or ``asked`` of each seed, those of a chain's other links included."""
@@ -147,7 +149,7 @@ class Line:
             told = said.get(self.name) if isinstance(said, dict) else None
             if isinstance(told, dict):
                 told = next((told[word] for word in words if word in told), None)
-            elif names or one.role == "alone":
+            elif names or one.role != "student":
                 told = None
             if isinstance(told, int | float):
                 return float(told)
@@ -177,8 +179,8 @@ def measured(run: Run) -> Iterator[Measured]:
         node = config["teacher"]
         given = {"checkpoint": node["checkpoint"], "key": models["teacher"]["key"]}
         made = given if node["checkpoint"] else {"recipe": node["recipe"]}
-        kind = {"dataset": {**data, "train_size": None}, "model": bare(node), **made, **shared}
-        yield Measured(run, "teacher", "given" if node["checkpoint"] else "alone", nameless(kind), node["seed"])
+        kind = {"role": "teacher", "dataset": {**data, "train_size": None}, "model": bare(node), **made, **shared}
+        yield Measured(run, "teacher", "given" if node["checkpoint"] else "teacher", nameless(kind), node["seed"])
     by_itself = {"dataset": data, "model": bare(config["student"]), "recipe": recipe, **shared}
     taught = nameless(config["method"]) != nameless(alone)
     if "alone" in models and taught:

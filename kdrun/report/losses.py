@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from statistics import median
+from textwrap import fill
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,6 +19,12 @@ from kdrun.scores import TASKS
 Rows = list[dict[str, Any]]
 
 COLUMNS = 4
+
+WIDTH = 44
+"""Letters of a panel's title in a line."""
+
+APART = 3.0
+"""Times that the two losses may differ and still share an axis."""
 
 
 def drawn(lines: list[Line]) -> dict[str, bytes]:
@@ -47,24 +55,39 @@ def losses(panels: dict[str, list[Rows]], measure: str) -> Figure:
     """
     columns = min(COLUMNS, len(panels))
     count = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.4 * columns, 2.7 * count + 0.4), layout="constrained")
+    figure = Figure(figsize=(3.6 * columns, 2.7 * count + 0.4), layout="tight")
     FigureCanvasAgg(figure)
     grid = figure.subplots(count, columns, squeeze=False)
     for axes, (label, seeds) in zip(grid.flat, panels.items(), strict=False):
-        for place, rows in enumerate(seeds):
-            stage = [row for row in rows if row["stage"] == rows[-1]["stage"]]
-            epochs = [row["epoch"] for row in stage]
-            names = ("training", "validation") if place == 0 else (None, None)
-            axes.plot(epochs, [loss(row) for row in stage], color="tab:blue", label=names[0], linewidth=1)
-            held = [row.get(f"val/{measure}") for row in stage]
-            axes.plot(epochs, held, color="tab:orange", label=names[1], linewidth=1)
+        panel(axes, [[row for row in rows if row["stage"] == rows[-1]["stage"]] for rows in seeds], measure)
         terms = [name.removeprefix("loss/") for name in seeds[0][-1] if name.startswith("loss/")]
-        axes.set_title(f"{label}\ntraining: {' + '.join(terms)}", fontsize=8)
-        axes.set(xlabel="epoch", ylabel="loss")
-        axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=7)
+        title = [fill(label, WIDTH), fill(f"training: {' + '.join(terms)}", WIDTH)]
+        axes.set_title("\n".join(title), fontsize=7)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
     figure.suptitle(f"losses: training (sum of terms) and validation ({measure})", fontsize=10)
     return figure
+
+
+def panel(axes: Any, seeds: list[Rows], measure: str) -> None:
+    """Draws the losses of one training, on two axes where they are not of one size."""
+    trained = [[(row["epoch"], loss(row)) for row in rows] for rows in seeds]
+    held = [[(row["epoch"], row[key]) for row in rows if (key := f"val/{measure}") in row] for rows in seeds]
+    sizes = [median(abs(value) for points in each for _, value in points) for each in (trained, held) if any(each)]
+    beside = axes.twinx() if max(sizes) > APART * min(sizes) else axes
+    handles = [*traces(axes, trained, "training", "tab:blue"), *traces(beside, held, "validation", "tab:orange")]
+    axes.legend(handles=handles, fontsize=7)
+    axes.set(xlabel="epoch", ylabel="loss" if beside is axes else "training loss")
+    if beside is not axes:
+        beside.set_ylabel("validation loss")
+    axes.grid(alpha=0.3)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def traces(axes: Any, seeds: list[list[tuple[int, float]]], label: str, colour: str) -> list[Any]:
+    """Draws a line for each seed that has points, and returns the first, which stands for all in the legend."""
+    drawn = []
+    for points in filter(None, seeds):
+        marker = "." if len(points) < 5 else None
+        drawn += axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1, marker=marker)
+    return drawn[:1]
