@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from pathlib import Path
 from statistics import mean, stdev
@@ -20,7 +21,7 @@ from kdrun.run import run
 from kdrun.scores import TASKS
 
 TOP1 = TASKS["classification"][0]
-CLAIMS = {"mlp_16": {"base": 0.5, "kd": 0.625, "kd_t20": 0.25}, "cnn": {"base": 0.75}}
+CLAIMS = {"mlp_16": {"base": 0.5, "kd": 0.625, "kd_t20": 0.25, "link1_mlp_100/top1": 0.875}, "cnn": {"base": 0.75}}
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_every_score_is_reported_and_accuracies_in_percent(out: Path, rows: dict
     assert cells["agreement"].startswith(f"{mean(test['agreement'] for test in tests):.4f} ±")
     takd = next(table for table in grids(gather(loaded(out))) if "takd: findings" in table.title)
     assert takd.rows[0][0] == "link1_mlp_100/top1"
-    assert takd.rows[0][1].endswith(" %")
+    assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d % \(claimed 87\.50 %\)", takd.rows[0][1])
 
 
 def test_a_difference_over_fewer_seeds_than_the_score_says_so(out: Path) -> None:

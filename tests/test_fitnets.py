@@ -77,6 +77,16 @@ def test_the_regressor_leads_from_any_shape_to_that_of_the_hint(
     assert bool((mapped < 0).any()) == (activation != "relu")
 
 
+def test_the_regressor_of_the_papers_pair_takes_the_fourth_layer_to_the_second(tmp_path: Path) -> None:
+    words = ("dataset.size=28", "method=scratch")
+    nets = [experiment(tmp_path, f"student={name}", "teacher=none", *words) for name in ("maxout6", "maxout3")]
+    student, teacher = (exp.shapes(exp.student) for exp in nets)
+    assert (student[3], teacher[1]) == ((1, 16, 4, 4), (1, 48, 4, 4))
+    method = FitNets(hint=1, guided=3, regressor="maxout")
+    method.connect(student, teacher)
+    assert next(method.regressor.parameters()).shape == (2 * 48, 16, 1, 1)
+
+
 def test_maxout_takes_the_larger_of_two_linear_pieces() -> None:
     made = Regressor(torch.Size((1, 3)), torch.Size((1, 2)), "maxout")
     feature = torch.randn(4, 3)

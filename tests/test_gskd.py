@@ -41,8 +41,10 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x).sum(1, keepdims=True))
 
 
-def test_the_loss_is_that_of_the_paper(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("reduction", "parts"), [("batchmean", 1), ("mean", 10)])
+def test_the_loss_is_that_of_the_paper(reduction: str, parts: int, tmp_path: Path) -> None:
     words = ("method.base.ce_weight=0.7", "method.base.kd_weight=0.3", "method.previous_weight=0.2")
+    words += (f"method.reduction={reduction}", f"method.base.reduction={reduction}")
     exp = experiment(tmp_path, *CHAIN, *words)
     stage = next(exp.method(config(tmp_path, *CHAIN, *words)["method"]).stages(exp))
     manifest = stored(tmp_path)[-1]
@@ -57,7 +59,7 @@ def test_the_loss_is_that_of_the_paper(tmp_path: Path) -> None:
     said, soft = log_softmax(student), log_softmax(student / 3)
     apart = [np.exp(log_softmax(each / 3)) * (log_softmax(each / 3) - soft) for each in (teacher, older)]
     expected = (1 - 0.3 - 0.2) * -said[range(len(said)), batch.targets.tolist()].mean()
-    expected += 9 * (0.3 * apart[0].sum() + 0.2 * apart[1].sum()) / len(said)
+    expected += 9 * (0.3 * apart[0].sum() + 0.2 * apart[1].sum()) / len(said) / parts
     assert float(sum(terms.values())) == pytest.approx(expected, rel=1e-4)
 
 
@@ -69,6 +71,13 @@ def test_each_student_learns_from_the_teacher_and_the_one_before(tmp_path: Path)
     assert {link["fields"]["teacher"] for link in links.values()} == {exp.teacher.key}
     assert "students" not in links["mlp_16"]["fields"]["method"]  # the smallest: by the base method
     assert len(links["mlp_32"]["fields"]["method"]["students"]) == 1
+
+
+def test_the_students_before_it_learn_by_the_weights_that_were_asked_for(tmp_path: Path) -> None:
+    asked = {"previous_weight": 0.25, "temperature": 7.0, "reduction": "mean"}
+    grown(tmp_path, *(f"method.{key}={value}" for key, value in asked.items()))
+    link = next(manifest for manifest in stored(tmp_path) if manifest["name"] == "mlp_32")["fields"]["method"]
+    assert {key: link[key] for key in asked} == asked
 
 
 def test_the_chain_is_trained_by_the_runs_recipe_seed_and_data(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import Memory, config, copied, experiment, same
+from tiny import COMPOSER, Memory, config, copied, experiment, same
 from torch import Tensor
 
 from kdrun.config.build import build
@@ -127,27 +127,54 @@ def test_logits_of_any_size_give_a_finite_loss_and_gradient(form: str) -> None:
     assert student.grad.isfinite().all()
 
 
+HINTON = {
+    "kd": (0.1, 0.9, 4),
+    "kd_t20": (0.1, 0.9, 20),
+    "kd_soft": (0, 1, 4),
+    "blkd": (0.9, 0.1, 3),
+    "rekd": (0.4, 0.6, 20),
+    "dekd": (0.05, 0.95, 20),
+    "tfkd_self": (0.05, 0.95, 6),
+}
+"""Weight of CE, weight of T^2 KL, and T, of the presets that are a sum of these two."""
+
+
 def preset(name: str) -> dict[str, float]:
     """The terms as the header of the preset writes them."""
     z, v, y = STUDENT.numpy(), TEACHER.numpy(), LABELS.numpy()
     hard = right(softmax(z), y)
-    if name == "kd":
-        return {"ce": 0.1 * hard, "kd": 0.9 * 16 * divergence(softmax(v / 4), softmax(z / 4))}
+    if name in HINTON:
+        ce, kd, t = HINTON[name]
+        soft = {"kd": kd * t**2 * divergence(softmax(v / t), softmax(z / t))}
+        return {"ce": ce * hard, **soft} if ce else soft
     if name == "kd_hard":
         return {"ce": right(softmax(z), v.argmax(1))}
-    if name == "kd_soft":
-        return {"kd": 16 * divergence(softmax(v / 4), softmax(z / 4))}
     if name == "kd_sum":
         return {"ce": hard, "kd": 4 * entropy(softmax(v / 4), softmax(z / 4))}
     if name == "kd_reverse":
         return {"ce": 0.75 * hard, "kd": 0.25 * 4 * divergence(softmax(z / 2), softmax(v / 2))}
+    assert name == "kd_softened_hard", f"{name}: its formula is not written here"
     return {"ce": right(softmax(z / 10), y), "kd": entropy(softmax(v / 10), softmax(z / 10))}
 
 
-@pytest.mark.parametrize("name", ["kd", "kd_hard", "kd_soft", "kd_sum", "kd_reverse", "kd_softened_hard"])
-def test_every_preset_is_the_formula_in_its_header(name: str, tmp_path: Path) -> None:
-    node = config(tmp_path, f"method={name}")["method"]
-    assert terms(build(node, where="method")) == pytest.approx(preset(name), rel=1e-9)
+PRESETS = {name: COMPOSER.compose([f"method={name}"])["method"] for name in COMPOSER.options.names("method")}
+
+
+@pytest.mark.parametrize("name", [name for name, node in PRESETS.items() if node["_target_"] == "kdrun.methods.kd.KD"])
+def test_every_preset_is_the_formula_in_its_header(name: str) -> None:
+    assert terms(build(PRESETS[name], where="method")) == pytest.approx(preset(name), rel=1e-9)
+
+
+def test_a_method_takes_its_mean_where_it_is_told_to() -> None:
+    as_run, written = terms(KD(reduction="mean")), terms(KD())
+    assert as_run == pytest.approx({"ce": written["ce"], "kd": written["kd"] / 5}, rel=1e-12)
+
+
+def test_the_teachers_classes_are_not_learned_without_a_teacher(tmp_path: Path) -> None:
+    assert KD(kd_weight=0.0, hard_targets="teacher").needs_teacher
+    assert not KD(kd_weight=0.0).needs_teacher
+    hard = ("method=kd_hard", "dataset.noise=3")  # so much that the teacher errs
+    assert not same(trained(tmp_path, *hard)[0], trained(tmp_path, *hard[1:], "method=scratch")[0])
 
 
 def test_a_weight_of_zero_leaves_its_term_out() -> None:

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import config
+from tiny import config, experiment
 
 import kdrun.run
 from kdrun import files
@@ -71,6 +71,32 @@ def test_the_summary_says_what_the_kept_weights_do_on_the_test_split(done: tuple
     heard = logits(teacher / "model.safetensors", images)
     assert student["test"]["agreement"] == pytest.approx((said.argmax(1) == heard.argmax(1)).mean())
     assert told["models"]["teacher"]["test"]["top1"] == pytest.approx((heard.argmax(1) == targets).mean())
+
+
+def test_the_validation_score_is_that_of_the_kept_weights_on_the_validation_split(
+    out: Path, done: tuple[dict[str, Any], Path]
+) -> None:
+    told, folder = done
+    held = experiment(out, "method=kd", "epochs=3").data.val
+    said = logits(folder / "student.safetensors", (held.images.double().flatten(1).numpy() / 255 - 0.5) / 0.25)
+    assert told["models"]["student"]["val"]["top1"] == pytest.approx((said.argmax(1) == held.targets.numpy()).mean())
+
+
+def accuracies(out: Path, *overrides: str) -> list[float]:
+    """The validation accuracy of a slow teacher after each of its epochs."""
+    words = ("method=kd", "teacher.recipe.epochs=6", "teacher.recipe.optimizer.lr=3e-4", *overrides)
+    teacher = experiment(out, *words).teacher
+    assert teacher is not None
+    assert teacher.folder is not None
+    return [row["val/top1"] for row in read_rows(teacher.folder / "metrics.jsonl")]
+
+
+def test_a_teacher_is_trained_until_it_has_the_accuracy_that_was_asked_for(tmp_path: Path) -> None:
+    whole = accuracies(tmp_path)
+    assert len(whole) == 6
+    needed = whole.index(max(whole)) + 1
+    assert 1 < needed < 6
+    assert accuracies(tmp_path, f"teacher.recipe.stop_at={max(whole)}") == whole[:needed]
 
 
 def key(folder: Path) -> str:
