@@ -16,7 +16,9 @@ from kdrun.experiment import Experiment
 from kdrun.methods.ae_cross import AECross, bridged
 from kdrun.methods.reconstruction import distance
 from kdrun.scores import closest, label_map_scores
-from kdrun.stage import Batch, Outputs
+from kdrun.stage import Batch, Outputs, Stage
+from kdrun.taps import Tapped
+from kdrun.trainer import fit
 
 PAIRS = (
     "dataset=synthetic_pairs",
@@ -38,12 +40,16 @@ def trained(out: Path, *overrides: str) -> tuple[Experiment, AECross, Memory]:
     return exp, method, memory
 
 
-def started(out: Path, *overrides: str) -> tuple[Experiment, AECross, Batch]:
-    """The method connected, its other net built, nothing trained; and a batch."""
+def begun(out: Path, *overrides: str) -> tuple[Experiment, AECross, Stage]:
+    """The method connected, its other net built, nothing trained; and its stage."""
     overrides = ("method=ae_cross", *PAIRS, *overrides)
     exp = experiment(out, *overrides)
     method: Any = exp.method(config(out, *overrides)["method"])
-    stage = next(method.stages(exp))
+    return exp, method, next(method.stages(exp))
+
+
+def started(out: Path, *overrides: str) -> tuple[Experiment, AECross, Batch]:
+    exp, method, stage = begun(out, *overrides)
     return exp, method, next(stage.stream.epoch(1))
 
 
@@ -55,6 +61,21 @@ def pixel_distance(one: Tensor, other: Tensor) -> float:
         np.sqrt(((a[i, :, y, x] - b[i, :, y, x]) ** 2).sum()) for i in range(n) for y in range(h) for x in range(w)
     ]
     return float(np.mean(lengths))
+
+
+def told_apart(out: Path) -> tuple[Experiment, AECross, Stage]:
+    """Nothing trained, but X to Y paints brighter: new nets paint the same grey, from which X and Y are equally far."""
+    exp, method, stage = begun(out)
+    for parameter in list(exp.student.parameters())[-2:]:
+        torch.nn.init.constant_(parameter, 0.5)
+    return exp, method, stage
+
+
+def pixel_l1(net: Tapped, given: Tensor, wanted: Tensor) -> float:
+    """The mean absolute difference, in [0, 1], of what ``net`` makes of uint8 images and what was wanted."""
+    with torch.no_grad():
+        made = net.eval()(given.float() / 127.5 - 1).logits
+    return float(np.abs(made.numpy() / 2 + 0.5 - wanted.numpy() / 255).mean())
 
 
 def pooled(maps: Tensor) -> Tensor:
@@ -138,11 +159,11 @@ def test_a_link_changes_both_nets(tmp_path: Path) -> None:
 
 
 def test_the_two_nets_begin_with_different_weights_and_the_bridge_is_trained(tmp_path: Path) -> None:
-    exp, method, _ = started(tmp_path, "method.bridge=conv")
+    exp, method, stage = begun(tmp_path, "method.bridge=conv")
     assert not torch.equal(exp.student.model.enc1[0].weight, method.other.model.enc1[0].weight)  # type: ignore[index,union-attr]
-    before = copied(method.bridges)
-    _, after, memory = trained(tmp_path, "method.bridge=conv")
-    assert not same(before, copied(after.bridges))
+    before, memory = copied(method.bridges), Memory()
+    fit(stage, exp.recipe, exp.runtime, memory)
+    assert not same(before, copied(method.bridges))
     assert memory.rows[-1]["loss/link"] < 10
 
 
@@ -179,6 +200,34 @@ def test_both_directions_are_measured_on_pixels_and_drawn(tmp_path: Path) -> Non
     assert [axes.get_title() for axes in first[:3]] == ["prediction", "X", "Y"]
     assert len(first) == 12
     np.testing.assert_allclose(first[2].images[0].get_array(), np.moveaxis(wanted[0], 0, 2), atol=1e-6)
+
+
+def test_each_direction_is_scored_by_its_own_net_while_training_on_validation_images_alone(tmp_path: Path) -> None:
+    exp, method, stage = told_apart(tmp_path)
+    assert stage.evaluate is not None
+    found, (images, targets) = stage.evaluate(), exp.data.val
+    assert found["l1"] == pytest.approx(pixel_l1(exp.student, images, targets), rel=1e-4)
+    assert found["y_to_x/l1"] == pytest.approx(pixel_l1(method.other, targets, images), rel=1e-4)
+
+
+def test_y_to_x_is_what_the_other_net_makes_of_targets_beside_the_mean_of_the_training_images(tmp_path: Path) -> None:
+    exp, method, _ = told_apart(tmp_path)
+    found, (images, targets) = method.findings(exp), exp.data.test
+    assert found["y_to_x/l1"] == pytest.approx(pixel_l1(method.other, targets, images), rel=1e-4)
+    mean = exp.data.train.images.numpy().mean(0)
+    expected = np.abs(images.numpy() - mean).mean() / 255
+    assert found["y_to_x/mean_image_l1"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("given", "painted", "other"), [(True, "y_to_x", "x_to_y"), (False, "x_to_y", "y_to_x")])
+def test_colours_are_scored_in_the_direction_that_paints_label_maps(
+    given: bool, painted: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exp, method, _ = begun(tmp_path)
+    monkeypatch.setattr(type(exp.data.source), "labels_given", given)
+    found = method.findings(exp)
+    assert f"{painted}/miou" in found
+    assert f"{other}/miou" not in found
 
 
 def test_every_pixel_counts_as_the_class_of_the_closest_colour() -> None:

@@ -6,7 +6,19 @@ import torch
 from tiny import Batches
 from torch import Tensor
 
-from kdrun.scores import TASKS, Score, agreement, beside_teacher, calibration_error, called, confusion, measure, predict
+from kdrun.data.cityscapes import COLOURS
+from kdrun.scores import (
+    TASKS,
+    Score,
+    agreement,
+    beside_teacher,
+    calibration_error,
+    called,
+    confusion,
+    label_map_scores,
+    measure,
+    predict,
+)
 from kdrun.stage import Outputs
 
 
@@ -102,6 +114,26 @@ def test_psnr_and_l1_are_of_pixels_from_0_to_1() -> None:
 def test_an_image_that_is_off_by_a_tenth_everywhere_has_20_db() -> None:
     image = torch.full((1, 3, 4, 4), 0.5)
     assert measure("translation", image + 0.1, image)["psnr_db"] == pytest.approx(20, abs=1e-4)
+
+
+def test_the_classes_of_cityscapes_have_their_official_colours() -> None:
+    official = {
+        "road": (128, 64, 128),
+        "sidewalk": (244, 35, 232),
+        "sky": (70, 130, 180),
+        "car": (0, 0, 142),
+        "vegetation": (107, 142, 35),
+        "person": (220, 20, 60),
+    }
+    assert {name: COLOURS[name] for name in official} == official
+
+
+def test_a_blurred_pixel_of_a_class_is_scored_and_the_colour_of_rail_track_42_from_a_fence_is_not() -> None:
+    blurred_fence, rail_track = (190 - 39, 153, 153), (230, 150, 140)
+    wanted = torch.tensor([[(190, 153, 153), blurred_fence, rail_track]]).permute(2, 0, 1)[None] / 255
+    made = torch.tensor([[(190, 153, 153), (0, 0, 142), (0, 0, 142)]]).permute(2, 0, 1)[None] / 255
+    palette, names = [COLOURS["fence"], COLOURS["car"]], ["fence", "car"]
+    assert label_map_scores(made, wanted, palette, names)["recall/fence"] == 0.5
 
 
 def test_predictions_are_of_all_batches_in_order_in_fp32_and_without_gradients() -> None:

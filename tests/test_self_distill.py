@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -96,6 +96,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, SelfD
     method: Any = exp.method(config(out, *overrides)["method"])
     exp.follow(method, Memory().journal)
     return exp, method
+
+
+def test_the_shallow_classifiers_teach_every_block_before_them_and_never_their_own_teacher(
+    trained: tuple[Experiment, SelfDistill],
+) -> None:
+    exp, method = trained
+    stage, net = next(method.stages(exp)), cast(Any, exp.student.eval().model)
+    terms: Any = stage.updates[0].loss(next(iter(stage.stream.epoch(1))), None)
+    first = [next(block.parameters()) for block in (net.conv1, net.layer1, net.layer2, net.layer3)]
+    assert all(grad.any() for grad in torch.autograd.grad(terms["ce"], first, retain_graph=True))
+    deepest = [*net.layer4.parameters(), *net.fc.parameters()]
+    assert set(torch.autograd.grad(terms["kd"] + terms["feature"], deepest, allow_unused=True)) == {None}
 
 
 def test_every_epoch_scores_all_classifiers_and_the_deepest_as_the_students(

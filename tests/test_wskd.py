@@ -123,6 +123,28 @@ def test_the_second_step_goes_down_labels_and_corrected_targets_at_its_temperatu
     assert float(found["wise_ce"]) == pytest.approx(-0.3 * hard[range(4), labels.tolist()].mean())
 
 
+def targets_of(method: WSKD, soft: Tensor, labels: Tensor) -> np.ndarray:
+    """The targets of the second step, where ``kd_weight`` and ``temperature`` are 1.
+
+    A divergence from p has at q = softmax(z), as a mean over N, the gradient (q - p) / N in z.
+    """
+    student = torch.zeros_like(soft, requires_grad=True)
+    method.second(student, soft.log(), labels)["wise_kd"].backward()
+    assert student.grad is not None
+    return 1 / soft.shape[1] - len(soft) * student.grad.numpy()
+
+
+def test_the_second_step_draws_the_student_to_the_margin_and_to_the_confidence_that_were_asked_for() -> None:
+    (soft, labels), rows = mistaken(), range(40)
+    shift, lsr = (
+        targets_of(WSKD(BASE, kd_weight=1.0, temperature=1.0, rule=rule, margin=0.3, confidence=0.6), soft, labels)
+        for rule in ("shift", "lsr")
+    )
+    ahead = [row[label] - np.delete(row, label).max() for row, label in zip(shift, labels.tolist(), strict=True)]
+    assert ahead == pytest.approx([0.3] * 40, abs=1e-5)
+    assert lsr[rows, labels.tolist()].tolist() == pytest.approx([0.6] * 40, abs=1e-5)
+
+
 def test_only_what_the_teacher_got_wrong_is_in_the_second_step(out: Path) -> None:
     exp, stage, _ = begun(out)
     labels = torch.tensor([0, 1, 2, 3, 4, 5])
@@ -173,6 +195,16 @@ def test_a_teacher_with_mistakes_makes_it_another_training_and_the_part_of_them_
     images = (train.images.float() / 255 - 0.5) / 0.25
     wrong = (exp.teacher(images).logits.argmax(1) != train.targets).float().mean()
     assert memory.rows[0]["val/teacher_wrong"] == pytest.approx(float(wrong), abs=1e-6)
+
+
+def test_each_epoch_is_scored_by_the_part_of_its_own_mistakes_alone(out: Path) -> None:
+    exp, stage, _ = begun(out)
+    assert stage.evaluate is not None
+    labels, shares = torch.arange(6), []
+    for wrong in ([1, 4], [0, 1, 2], []):
+        stage.updates[1].loss(batch_of(exp, labels), said(labels, wrong))
+        shares.append(stage.evaluate()["teacher_wrong"])
+    assert shares == pytest.approx([1 / 3, 1 / 2, 0])
 
 
 def test_fewer_mistakes_than_the_least_are_no_second_step(out: Path) -> None:

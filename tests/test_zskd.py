@@ -195,13 +195,53 @@ def test_the_student_is_shown_every_impression_once_an_epoch_in_another_order_ea
     assert [batch.images.flatten().tolist() for batch in stream.epoch(2, start=1)] == epochs[1][1:]
 
 
+@pytest.mark.parametrize("kind", ["synthesized", "noise"])
+def test_the_student_is_shown_the_impressions_of_all_classes_and_no_other_image(kind: str, out: Path) -> None:
+    _, method, memory = followed(out, f"method.impressions={kind}")
+    batches = list(memory.stages[-1].stream.epoch(1))
+    index = torch.cat([batch.index for batch in batches])
+    made = torch.cat([part.detach() for label in range(10) for part in method.made[label].batches])
+    assert sorted(index.tolist()) == list(range(60))
+    assert torch.equal(torch.cat([batch.images for batch in batches]), made[index])
+
+
+def shown(out: Path, *overrides: str) -> Batch:
+    """The first batch of noise that the student is shown."""
+    exp, method = prepared(out, "method.impressions=noise", *overrides)
+    torch.manual_seed(0)
+    return next(iter(next(method.stages(exp)).stream.epoch(1)))
+
+
+def test_the_runs_seed_orders_impressions_and_augment_moves_them(out: Path) -> None:
+    one, other, moving = shown(out, "seed=1"), shown(out, "seed=2"), shown(out, "seed=1", "method.augment=true")
+    assert not torch.equal(one.index, other.index)
+    assert torch.equal(one.index, moving.index)
+    assert all(not torch.equal(*pair) for pair in zip(one.images, moving.images, strict=True))
+
+
+@pytest.mark.parametrize(("within", "side", "other"), [("row", 1, 0), ("column", 0, 1)])
+def test_a_class_is_least_like_some_other_within_what_was_asked_for(
+    within: str, side: int, other: int, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        "kdrun.methods.zskd.dirichlet",
+        lambda around, scales, label: asked.append(around) or torch.full((len(scales), 10), 0.1),
+    )
+    exp, method = prepared(out, "method.impressions=noise", f"method.within={within}")
+    next(method.stages(exp))
+    found = torch.stack(asked)
+    assert (found.amin(side) == 0).all()
+    assert not (found.amin(other) == 0).all()
+
+
 def test_the_student_goes_down_the_divergence_from_the_teachers_own_softened_word() -> None:
     student, teacher = 9 * torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0)).double()
     unlabelled = torch.full((6,), -1)
     batch = Batch(student, unlabelled, unlabelled, unlabelled, 1)
-    found = ZSKD(temperature=20.0).loss(Outputs(student, []), Outputs(teacher, []), batch)
-    logs = [each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (student.numpy() / 20, teacher.numpy() / 20)]
-    expected = 400 * (np.exp(logs[1]) * (logs[1] - logs[0])).sum(1).mean()
+    found = ZSKD(kd_weight=0.5, temperature=4.0).loss(Outputs(student, []), Outputs(teacher, []), batch)
+    logs = [each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (student.numpy() / 4, teacher.numpy() / 4)]
+    expected = 0.5 * 4**2 * (np.exp(logs[1]) * (logs[1] - logs[0])).sum(1).mean()
     assert list(found) == ["kd"]
     assert float(found["kd"]) == pytest.approx(expected)
     found = ZSKD(ce_weight=0.5).loss(Outputs(student, []), Outputs(teacher, []), batch)
