@@ -55,8 +55,8 @@ def called(name: str) -> Score:
 
 NO_CLASS = 40 / 255
 """Further than this from every class's colour, a pixel of a Cityscapes label map is of a class that is not scored: the
-colours of those lie 42/255 and more from the scored ones', while the blur of JPEG keeps to less. Guard rail (31), caravan
-and trailer (20, 32) are nearer, pole group and licence plate have the very colours of pole and car."""
+colours of those lie 42/255 and more from the scored ones', while the blur of JPEG keeps to less. Guard rail (31),
+caravan and trailer (20, 32) are nearer, pole group and licence plate have the very colours of pole and car."""
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import Memory, config, copied, experiment, same
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdrun.errors import TrainingError
 from kdrun.experiment import Experiment
@@ -82,6 +82,13 @@ def judged(out: Path, *overrides: str) -> tuple[Experiment, AdvBasic, Stage]:
     return exp, method, stages.send(scores)
 
 
+def passes(exp: Experiment, method: AdvBasic, model: nn.Module, split: str) -> np.ndarray:
+    """Whether the judge finds the teacher the likelier author of the model's logits, for every image of a split."""
+    with torch.no_grad():
+        teacher, student = two_way(method.judge(exp.predict(model, split)[0]))
+    return teacher > student
+
+
 def test_there_is_a_judge_before_a_final_student(tmp_path: Path) -> None:
     _, _, memory = trained(tmp_path)
     assert [stage.name for stage in memory.stages] == ["judge", "distill"]
@@ -92,10 +99,9 @@ def test_the_judge_is_frozen_before_the_final_student(tmp_path: Path) -> None:
     exp, method, stage = judged(tmp_path)
     before, teacher, first = copied(method.judge), copied(exp.teacher.model), copied(method.first.model)  # type: ignore[union-attr]
     student = copied(exp.student)
-    method.judge.zero_grad()
+    assert not any(parameter.requires_grad for parameter in method.judge.parameters())
     fit(stage, exp.recipe, exp.runtime, Memory())
     assert same(copied(method.judge), before)
-    assert all(parameter.grad is None for parameter in method.judge.parameters())
     assert same(copied(exp.teacher.model), teacher)  # type: ignore[union-attr]
     assert same(copied(method.first.model), first)
     assert not same(copied(exp.student), student)
@@ -121,10 +127,17 @@ def test_the_judge_learns_to_tell_the_teacher_from_the_first_student(tmp_path: P
     assert method.accuracy(exp, "test") > 0.8
     found = method.findings(exp)
     assert found["judge_accuracy"] == method.accuracy(exp, "test")
+    for name, model in (("fooling_rate_first", method.first.model), ("fooling_rate", exp.student)):
+        assert found[name] == pytest.approx(passes(exp, method, model, "test").mean())
     logits, _ = exp.predict(exp.student, "test")
-    with torch.no_grad():
-        assert found["fooling_rate"] == pytest.approx(float((method.judge(logits) > 0).float().mean()))
     assert found["logit_std"] == pytest.approx(float(np.std(logits.numpy(), ddof=1)), rel=1e-5)
+
+
+def test_the_judge_that_is_kept_is_the_best_of_its_epochs_on_the_validation_split(tmp_path: Path) -> None:
+    exp, method, memory = trained(tmp_path)
+    teacher, first = (passes(exp, method, model, "val") for model in (exp.teacher.model, method.first.model))  # type: ignore[union-attr]
+    epochs = [row["val/judge"] for row in memory.rows if "val/judge" in row]
+    assert max(epochs) == pytest.approx(np.mean([*teacher, *~first]))
 
 
 @pytest.mark.parametrize(("form", "said"), [("minimax", 1), ("minimax_clamped", 0), ("non_saturating", 0)])
@@ -141,6 +154,14 @@ def test_the_form_to_the_letter_runs_away_and_is_stopped_with_the_reason(tmp_pat
     with pytest.raises(TrainingError, match=r"^method.form=minimax: the student's logits run away \(std ") as caught:
         trained(tmp_path, *settings)
     assert str(caught.value).endswith("; use another form, or less adversarial_weight")
+
+
+def test_a_student_is_stopped_when_its_logits_spread_100_times_as_far_as_the_teachers(tmp_path: Path) -> None:
+    exp, _, stage = judged(tmp_path)
+    teacher = float(np.std(exp.predict(exp.teacher.model, "val")[0].numpy(), ddof=1))  # type: ignore[union-attr]
+    assert not stage.until({"logit_std": 99 * teacher})
+    with pytest.raises(TrainingError, match="run away"):
+        stage.until({"logit_std": 101 * teacher})
 
 
 def test_only_the_form_to_the_letter_drives_the_logits_far_beyond_those_of_the_labels_alone(tmp_path: Path) -> None:

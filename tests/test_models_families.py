@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdrun.models.autoencoder import AutoEncoder
@@ -16,9 +16,9 @@ from kdrun.models.maxout import Maxout, MaxoutNet
 from kdrun.models.mlp import MLP
 from kdrun.models.mobilenet import MobileNetV2
 from kdrun.models.plain import PlainCNN
-from kdrun.models.resnet import Padded, ResNet
+from kdrun.models.resnet import BasicBlock, Padded, ResNet
 from kdrun.models.selfdistill import OwnTeacherResNet18, SelfDistill4, reflect
-from kdrun.models.shallow import ShallowResNet
+from kdrun.models.shallow import Block, ShallowResNet
 from kdrun.models.vgg import VGG
 from kdrun.models.wrn import PreActivationBlock, WideResNet
 from kdrun.taps import Tapped
@@ -142,6 +142,130 @@ def test_a_pre_activation_block_without_change_is_its_shortcut(widths: tuple[int
     projected = inputs != outputs or stride > 1
     assert (block.convShortcut is not None) == projected
     assert torch.equal(block(x), block.convShortcut(F.relu(block.bn1(x))) if projected else x)
+
+
+def weighted(model: nn.Module) -> list[Any]:
+    """Its layers with weights, in the order in which they were made."""
+    return [module for module in model.modules() if hasattr(module, "weight")]
+
+
+def stirred(model: Any) -> Any:
+    """The model in float64, its norms in eval mode, none of their numbers at 0 or 1."""
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            nn.init.uniform_(getattr(norm.eval(), name), 0.5, 1.5)
+    return model.double()
+
+
+def conv(x: Tensor, layer: Any, stride: int = 1, padding: int = 0) -> Tensor:
+    return F.conv2d(x, layer.weight, layer.bias, stride, padding)
+
+
+def linear(x: Tensor, layer: Any) -> Tensor:
+    return F.linear(x, layer.weight, layer.bias)
+
+
+def norm(x: Tensor, layer: Any) -> Tensor:
+    return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias)
+
+
+def lenet(x: Tensor, one: Any, two: Any, three: Any, hidden: Any, last: Any) -> Tensor:
+    x = F.max_pool2d(F.relu(conv(x, one)), 2)
+    x = F.max_pool2d(F.relu(conv(x, two)), 2)
+    return linear(F.relu(linear(F.relu(conv(x, three)).flatten(1), hidden)), last)
+
+
+def mnist_example(x: Tensor, one: Any, two: Any, hidden: Any, last: Any) -> Tensor:
+    x = F.dropout(F.max_pool2d(F.relu(conv(F.relu(conv(x, one)), two)), 2), 0.25)
+    return linear(F.dropout(F.relu(linear(x.flatten(1), hidden)), 0.5), last)
+
+
+def maxout(x: Tensor, *layers: Any) -> Tensor:
+    for layer, padding, window, dropped in zip(layers, (0, 3, 3), (4, 4, 2), (0.2, 0.5, 0.5), strict=False):
+        x = conv(F.dropout(x, dropped), layer, padding=padding)
+        x = F.max_pool2d(torch.maximum(x[:, ::2], x[:, 1::2]), window, 2, ceil_mode=True)
+    return linear(F.dropout(x.flatten(1), 0.5), layers[-1])
+
+
+def plain(x: Tensor, one: Any, two: Any, three: Any, hidden: Any, last: Any) -> Tensor:
+    x = F.max_pool2d(F.relu(conv(F.relu(conv(x, one, padding=1)), two, padding=1)), 2)
+    x = F.max_pool2d(F.relu(conv(x, three, padding=1)), 2)
+    return linear(F.dropout(F.relu(linear(x.flatten(1), hidden)), 0.5), last)
+
+
+def normed_plain(x: Tensor, one: Any, norm1: Any, two: Any, norm2: Any, last: Any) -> Tensor:
+    x = F.relu(norm(conv(x, one, padding=1), norm1))
+    return linear(F.max_pool2d(F.relu(norm(conv(x, two, padding=1), norm2)), 2).flatten(1), last)
+
+
+def autoencoder(x: Tensor, *layers: Any) -> Tensor:
+    for layer in layers[:4]:
+        x = F.max_pool2d(F.relu(conv(x, layer, 2, 1)), 2, 1)
+    x = conv(x, layers[4])
+    for place, (up, after) in enumerate(zip(layers[5:13:2], layers[6:13:2], strict=True)):
+        stride, padding = (2, 1) if place else (1, 0)
+        x = norm(F.relu(F.conv_transpose2d(x, up.weight, None, stride, padding)), after)
+    return torch.tanh(F.conv_transpose2d(x, layers[13].weight, None, 2, 1))
+
+
+def self_distill(x: Tensor, *layers: Any) -> Tensor:
+    for place, (stride, padding) in enumerate([(2, 1), (2, 1), (1, 0), (1, 0)]):
+        first, norm1, second, norm2, third, norm3 = layers[6 * place : 6 * place + 6]
+        x = norm(F.relu(conv(x, first, stride, padding)), norm1)
+        change = F.relu(norm(conv(F.pad(x, (1, 1, 1, 1), "reflect"), second), norm2))
+        x = x + norm(conv(F.pad(change, (1, 1, 1, 1), "reflect"), third), norm3)
+    return linear(x.flatten(1), layers[-1])
+
+
+@pytest.mark.parametrize(
+    ("cls", "size", "arguments", "formula"),
+    [
+        (AutoEncoder, 64, {"width": 2}, autoencoder),
+        (LeNet5, 32, {}, lenet),
+        (MaxoutNet, 28, {"depth": 3, "dropout": 0.5, "input_dropout": 0.2, "spread": 0.1}, maxout),
+        (MnistCNN, 8, {}, mnist_example),
+        (PlainCNN, 8, {"blocks": [[3, 4], [5]], "hidden": [6], "dropout": 0.5}, plain),
+        (PlainCNN, 8, {"blocks": [[3, 4]], "hidden": [], "norm": True}, normed_plain),
+        (SelfDistill4, 32, {"width": 2}, self_distill),
+    ],
+)
+def test_a_net_is_the_formula_of_its_source(cls: Any, size: int, arguments: dict[str, Any], formula: Any) -> None:
+    torch.manual_seed(0)
+    model, images = stirred(cls(3, 5, size, **arguments)), torch.randn(2, 3, size, size, dtype=torch.float64)
+    torch.manual_seed(1)  # the same draws of dropout on both sides
+    found = model(images)
+    torch.manual_seed(1)
+    torch.testing.assert_close(found, formula(images, *weighted(model)))
+
+
+def residual(x: Tensor, block: nn.Module) -> Tensor:
+    """A block of He et al. 2015; where channels double, pixels halve and the shortcut is a 1x1 convolution."""
+    layers = weighted(block)
+    stride, shortcut = layers[0].out_channels // layers[0].in_channels, x
+    if stride == 2:
+        *layers, projection, after = layers
+        shortcut = norm(conv(x, projection, stride), after)
+    change = norm(conv(x, layers[0], stride, 1), layers[1])
+    if layers[2:]:
+        change = norm(conv(F.relu(change), layers[2], padding=1), layers[3])
+    return F.relu(change + shortcut)
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments"),
+    [
+        (OwnTeacherResNet18, {"width": 4}),
+        (ResNet, {"depth": 14, "width": 4}),
+        *((ShallowResNet, {"depth": depth, "base_width": 4}) for depth in (3, 4, 5, 6, 10)),
+    ],
+)
+def test_a_residual_net_is_a_stem_then_blocks_then_the_mean_of_each_map(cls: Any, arguments: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model, images = stirred(cls(3, 5, 8, **arguments)), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    x = F.relu(norm(conv(images, model.conv1, padding=1), model.bn1))
+    for block in (module for module in model.modules() if isinstance(module, BasicBlock | Block)):
+        x = residual(x, block)
+    torch.testing.assert_close(model(images), linear(x.mean((2, 3)), model.fc))
 
 
 def test_reflection_mirrors_around_the_border_without_repeating_it() -> None:
