@@ -156,6 +156,16 @@ def test_every_score_is_reported_and_accuracies_in_percent(out: Path, rows: dict
     assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d % \(claimed 87\.50 %\)", takd.rows[0][1])
 
 
+def test_what_a_student_alone_is_worth_where_a_teacher_errs_is_not_said_of_several_teachers(out: Path) -> None:
+    runs = loaded(out)
+    alone = next(line for line in gather(runs) if line.how == "alone")
+    assert len(alone.scores("top1_teacher_wrong")) == 2
+    runs[0].summary["models"]["teacher"]["key"] = "another"
+    alone = next(line for line in gather(runs) if line.how == "alone")
+    assert alone.scores("top1_teacher_wrong") == []
+    assert len(alone.scores("top1")) == 2
+
+
 def test_a_difference_over_fewer_seeds_than_the_score_says_so(out: Path) -> None:
     runs = loaded(out)
     runs[0].summary["models"].pop("alone")

@@ -13,7 +13,7 @@ CLASS = "._target_"
 def labels(lines: list[Line]) -> list[str]:
     """Returns a name for each line: model and method, and where these are the same what else sets it apart.
 
-    That is the experiment's name where each has another, or the keys that differ.
+    That is the keys that differ or, of what was taught in an experiment of its own each, the experiments' names.
     """
     plain = [f"{line.name} {line.how if line.how in UNTAUGHT else 'by ' + line.how}" for line in lines]
     found = []
@@ -26,7 +26,7 @@ def labels(lines: list[Line]) -> list[str]:
 def differing(line: Line, alike: list[Line]) -> list[str]:
     """Returns what sets ``line`` apart from the others of ``alike``; nothing where it is the only one."""
     experiments = [other.all[0].run.config["experiment"] for other in alike]
-    if len(alike) > 1 and None not in experiments and len(set(experiments)) == len(alike):
+    if line.how not in UNTAUGHT and len(alike) > 1 and None not in experiments and len(set(experiments)) == len(alike):
         return [line.all[0].run.config["experiment"]]
     leaves = [dict(flat(other.all[0].kind)) for other in alike]
     own = dict(flat(line.all[0].kind))

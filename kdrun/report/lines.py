@@ -20,6 +20,9 @@ UNTAUGHT = ("alone", "teacher", "given")
 """How a model came about that no other taught, as far as the run knows: trained alone, as a student or as the teacher,
 whose recipe and seed are its own; or its weights were given."""
 
+BESIDE_TEACHER = "top1_teacher_"
+"""How scores begin that are taken where the teacher is right, or wrong."""
+
 BASE = ("base", "alone", "scratch")
 """Names under which claims speak of a model that nobody taught."""
 
@@ -82,7 +85,7 @@ class Line:
     @property
     def models(self) -> list[Measured]:
         """One measurement for each seed, the first."""
-        return list({one.seed: one for one in reversed(self.all)}.values())[::-1]
+        return once(self.all)
 
     @property
     def name(self) -> str:
@@ -100,8 +103,11 @@ class Line:
         return self.all[0].run.config["dataset"]["name"], self.all[0].run.summary["task"]
 
     def scores(self, name: str) -> list[float]:
-        """Returns a test score of each seed that has it."""
-        return [one.row["test"][name] for one in self.models if name in one.row["test"]]
+        """Returns a test score of each seed that has it; none of one beside the teacher where there are several."""
+        having = [one for one in self.all if name in one.row["test"]]
+        teachers = {one.run.summary["models"].get("teacher", {}).get("key") for one in having}
+        several = name.startswith(BESIDE_TEACHER) and len(teachers) > 1
+        return [] if several else [one.row["test"][name] for one in once(having)]
 
     def differences(self, name: str) -> list[float]:
         """Returns how much each seed is above the same student trained alone from the same initial weights."""
@@ -154,6 +160,11 @@ class Line:
             if isinstance(told, int | float):
                 return float(told)
         return None
+
+
+def once(measurements: list[Measured]) -> list[Measured]:
+    """Returns the first measurement of each seed."""
+    return list({one.seed: one for one in reversed(measurements)}.values())[::-1]
 
 
 def main_score(line: Line) -> Score:

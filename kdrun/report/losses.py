@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from statistics import median
 from textwrap import fill
 from typing import Any
 
@@ -24,7 +23,7 @@ WIDTH = 44
 """Letters of a panel's title in a line."""
 
 APART = 3.0
-"""Times that the two losses may differ and still share an axis."""
+"""Times that the two losses may differ after the first epoch and still share an axis."""
 
 
 def drawn(lines: list[Line]) -> dict[str, bytes]:
@@ -70,10 +69,10 @@ def losses(panels: dict[str, list[Rows]], measure: str) -> Figure:
 
 
 def panel(axes: Any, seeds: list[Rows], measure: str) -> None:
-    """Draws the losses of one training, on two axes where they are not of one size."""
+    """Draws the losses of one training, on two axes where they do not begin at one size."""
     trained = [[(row["epoch"], loss(row)) for row in rows] for rows in seeds]
     held = [[(row["epoch"], row[key]) for row in rows if (key := f"val/{measure}") in row] for rows in seeds]
-    sizes = [median(abs(value) for points in each for _, value in points) for each in (trained, held) if any(each)]
+    sizes = [max(abs(points[0][1]) for points in each if points) for each in (trained, held) if any(each)]
     beside = axes.twinx() if max(sizes) > APART * min(sizes) else axes
     handles = [*traces(axes, trained, "training", "tab:blue"), *traces(beside, held, "validation", "tab:orange")]
     axes.legend(handles=handles, fontsize=7)
