@@ -107,5 +107,5 @@ def wasserstein(real: Tensor, fake: Tensor) -> float:
     """
     from scipy.optimize import linear_sum_assignment  # costs half a second, at the end of these runs alone
 
-    apart = torch.cdist(real.double().cpu(), fake.double().cpu(), compute_mode="donot_use_mm_for_euclid_dist")
+    apart = torch.cdist(real.cpu().double(), fake.cpu().double(), compute_mode="donot_use_mm_for_euclid_dist")
     return float(apart[linear_sum_assignment(apart.numpy())].mean())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cycler import cycler
+from matplotlib import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
