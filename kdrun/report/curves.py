@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
-from matplotlib import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -12,10 +12,10 @@ from kdrun.scores import Score
 
 Rows = list[dict[str, Any]]
 
-LOOKS = cycler(color=["#0072B2", "#E69F00", "#000000"], linestyle=["-", "--", "-."])
+LOOKS = (("#0072B2", "-"), ("#E69F00", "--"), ("#000000", "-."))
 """Of models: colours of Okabe and Ito, which the colour-blind tell apart, and strokes for print without colour."""
 
-PARTS = cycler(color=["#56B4E9", "#D55E00", "#009E73", "#CC79A7"], linestyle=[":", ":", ":", ":"])
+PARTS = (("#56B4E9", ":"), ("#D55E00", ":"), ("#009E73", ":"), ("#CC79A7", ":"))
 """Of what a model has besides: other classifiers, the way back."""
 
 
@@ -36,17 +36,18 @@ def curves(rows: dict[str, Rows], main: Score, title: str, given: dict[str, floa
     FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
     left, right = figure.subplots(1, 2)
     scale = 100 if main.percent else 1
-    for (label, found), look in zip(rows.items(), LOOKS(), strict=False):
+    for (label, found), (colour, stroke) in zip(rows.items(), cycle(LOOKS), strict=False):
         scored = [row for row in found if f"val/{main.name}" in row]
         if not scored:
             continue
         epochs = range(1, len(scored) + 1)
-        style = {"label": label, "marker": "." if len(scored) < 40 else None, **look}
+        style = {"label": label, "marker": "." if len(scored) < 40 else None, "color": colour, "linestyle": stroke}
         left.plot(epochs, [loss(row) for row in scored], **style)
         right.plot(epochs, [row[f"val/{main.name}"] * scale for row in scored], **style)
-        for name, part in zip(others(scored[0], main), PARTS(), strict=False):
-            called = f"{label}, {name.removeprefix('val/').removesuffix('/' + main.name)}"
-            right.plot(epochs, [row[name] * scale for row in scored], **{**style, **part, "label": called})
+        for name, (colour, stroke) in zip(others(scored[0], main), cycle(PARTS), strict=False):
+            part = f"{label}, {name.removeprefix('val/').removesuffix('/' + main.name)}"
+            style |= {"label": part, "color": colour, "linestyle": stroke}
+            right.plot(epochs, [row[name] * scale for row in scored], **style)
     for label, level in (given or {}).items():
         right.axhline(level * scale, label=label, color="gray", linewidth=1)
     figure.suptitle(title)
