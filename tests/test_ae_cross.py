@@ -15,6 +15,7 @@ from kdrun.errors import ConfigError
 from kdrun.experiment import Experiment
 from kdrun.methods.ae_cross import AECross, bridged
 from kdrun.methods.reconstruction import distance
+from kdrun.report.strips import recalls
 from kdrun.scores import closest, label_map_scores
 from kdrun.stage import Batch, Outputs, Stage
 from kdrun.taps import Tapped
@@ -200,6 +201,16 @@ def test_both_directions_are_measured_on_pixels_and_drawn(tmp_path: Path) -> Non
     assert [axes.get_title() for axes in first[:3]] == ["prediction", "X", "Y"]
     assert len(first) == 12
     np.testing.assert_allclose(first[2].images[0].get_array(), np.moveaxis(wanted[0], 0, 2), atol=1e-6)
+    np.testing.assert_allclose(first[0].images[0].get_array(), np.moveaxis(shown[0], 0, 2).clip(0, 1), atol=1e-5)
+
+
+def test_a_class_that_occurs_has_a_bar_as_high_as_its_recall_in_its_own_colour() -> None:
+    colours = {"road": (128, 64, 128), "sky": (70, 130, 180), "car": (0, 0, 142)}
+    scores = {"recall/road": 0.25, "recall/car": 1.0, "pixel_accuracy": 0.5, "miou": 0.4}
+    bars: Any = recalls(scores, colours).axes[0].patches
+    assert [bar.get_height() for bar in bars] == [0.25, 1.0]
+    shades = [[255 * part for part in bar.get_facecolor()[:3]] for bar in bars]
+    assert shades == [pytest.approx(colours[name]) for name in ("road", "car")]
 
 
 def test_each_direction_is_scored_by_its_own_net_while_training_on_validation_images_alone(tmp_path: Path) -> None:

@@ -133,6 +133,12 @@ def test_a_judge_alone_learns_to_tell_them_apart(tmp_path: Path) -> None:
     assert errors[-1] < 2 * np.log(2)  # what a coin would have
 
 
+def test_the_judge_moves_by_adam_at_its_own_rate() -> None:
+    adam = GAN(judge_lr=0.03).judge_optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert type(adam) is torch.optim.Adam
+    assert (adam.defaults["lr"], adam.defaults["betas"]) == (0.03, (0.5, 0.9))
+
+
 def test_the_findings_are_mean_probabilities_and_the_share_of_students_taken_for_the_teacher() -> None:
     real, fake = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([-2.0, 3.0, 1.0])
     game = GAN()

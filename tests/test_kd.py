@@ -12,6 +12,7 @@ from torch import Tensor
 from kdrun.config.build import build
 from kdrun.methods.base import Method
 from kdrun.methods.kd import KD, soft_loss
+from kdrun.methods.scratch import Scratch
 from kdrun.stage import Batch, Outputs
 
 
@@ -180,6 +181,12 @@ def test_the_teachers_classes_are_not_learned_without_a_teacher(tmp_path: Path) 
 def test_a_weight_of_zero_leaves_its_term_out() -> None:
     assert set(terms(KD(ce_weight=0.0))) == {"kd"}
     assert set(terms(KD(kd_weight=0.0))) == {"ce"}
+
+
+def test_smoothed_labels_give_every_class_its_part() -> None:
+    logs = np.log(softmax(STUDENT.numpy()))
+    expected = 0.8 * right(np.exp(logs), LABELS.numpy()) - 0.2 * logs.mean()
+    assert terms(Scratch(label_smoothing=0.2)) == pytest.approx({"ce": expected}, rel=1e-9)
 
 
 def trained(out: Path, *overrides: str) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

@@ -67,7 +67,9 @@ def test_the_penalty_can_be_gone_down_by_the_critic() -> None:
 
 def test_the_critic_moves_by_the_optimizer_of_its_paper() -> None:
     params = [torch.nn.Parameter(torch.zeros(1))]
-    assert type(made(lipschitz="clip").judge_optimizer(params)) is torch.optim.RMSprop
+    rmsprop = made(lipschitz="clip", critic_lr=0.03).judge_optimizer(params)
+    assert type(rmsprop) is torch.optim.RMSprop
+    assert rmsprop.defaults["lr"] == 0.03
     adam = made(lipschitz="gp", critic_lr=0.02).judge_optimizer(params)
     assert type(adam) is torch.optim.Adam
     assert (adam.defaults["lr"], adam.defaults["betas"]) == (0.02, (0.0, 0.9))

@@ -387,6 +387,7 @@ def test_the_figures_have_titles_names_and_units(out: Path) -> None:
         "class",
         "cosine of last-layer weights",
     )
+    np.testing.assert_allclose(heat[0].images[0].get_array(), method.similarity.numpy())
     sheet = drawn["impressions"].axes[0]
     assert (sheet.get_title(), sheet.get_ylabel()) == ("mlp_16: synthesized impressions", "class")
     assert [label.get_text() for label in sheet.get_yticklabels()] == exp.data.source.names
