@@ -33,8 +33,11 @@ class Score:
         return self.name if self.more_is_better else f"-{self.name}"
 
     def text(self, value: float, spread: float | None = None, *, sign: bool = False) -> str:
-        """Returns ``value``, and its standard deviation ``spread``, as printed in a table."""
-        scale, unit, digits = (100, " %", 2) if self.percent else (1, "", 4)
+        """Returns ``value``, and its standard deviation ``spread``, as printed in a table.
+
+        With ``sign`` it is a difference: that of two accuracies is in percentage points, pp.
+        """
+        scale, unit, digits = (100, " pp" if sign else " %", 2) if self.percent else (1, "", 4)
         shown = f"{value * scale:{'+' if sign else ''}.{digits}f}"
         return shown + (f" ± {spread * scale:.{digits}f}" if spread is not None else "") + unit
 

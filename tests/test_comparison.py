@@ -99,8 +99,8 @@ def test_the_report_is_printed_and_written_with_its_figures_and_what_failed(
     printed = capsys.readouterr().out
     text = (out / "sweep/report.md").read_text()
     assert "| mlp_16 by kd | 2 |" in text
-    assert "62.50 % (+12.50 %)" in text
-    assert "62.50 % (+12.50 %)" in printed
+    assert "62.50 % (+12.50 pp)" in text
+    assert "62.50 % (+12.50 pp)" in printed
     assert "failed: failed distill: loss kd is not finite" in text
     assert "![losses-synthetic.png](losses-synthetic.png)" in text
     assert (out / "sweep/losses-synthetic.png").read_bytes().startswith(b"\x89PNG")
@@ -179,7 +179,7 @@ def test_a_long_label_is_folded_and_never_cut(capsys: pytest.CaptureFixture[str]
     from rich.console import Console
 
     label = "resnet26 by gskd, method.previous_weight=0.05, teacher.recipe.epochs=20"
-    cells = ["3", "66.59 ± 6.69 %", "+1.23 ± 4.56 %", "89.31 % (+0.11 %)", "467k", "140M", "302.1"]
+    cells = ["3", "66.59 ± 6.69 %", "+1.23 ± 4.56 pp", "89.31 % (+0.11 pp)", "467k", "140M", "302.1"]
     grid = Grid("x", ["model", *"abcdefg"], [[label, *cells]], True)
     Console(width=100).print(grid.rich())
     first, *others = capsys.readouterr().out.splitlines()[2:]

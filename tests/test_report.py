@@ -56,16 +56,16 @@ def test_the_closing_table_shows_each_model_and_its_difference_to_the_student_al
     rows = {line.split("  ")[0]: line for line in lines}
     assert "scores on 1,450 test images" in lines[0]
     assert "95.00 %" in rows["teacher"]
-    assert "+5.00 %" in rows["teacher"]
+    assert "+5.00 pp" in rows["teacher"]
     assert "90.00 %" in rows["student alone"]
     assert "+" not in rows["student alone"]
     assert "91.23 %" in rows["student, kd"]
-    assert "+1.23 %" in rows["student, kd"]
+    assert "+1.23 pp" in rows["student, kd"]
     assert all(figure in rows["student, kd"] for figure in ("2.49k", "4.93k", "2.0"))
 
 
 def test_the_closing_table_shows_a_loss_as_a_loss() -> None:
-    assert "-2.00 %" in printed(closing, summary(0.88, alone=0.9), Path("outputs/x"))
+    assert "-2.00 pp" in printed(closing, summary(0.88, alone=0.9), Path("outputs/x"))
 
 
 def test_without_a_student_alone_there_is_no_difference() -> None:
@@ -192,7 +192,7 @@ def test_the_printed_leaderboard_has_mean_deviation_and_difference(
     text = " ".join(capsys.readouterr().out.split())
     spread = 100 * statistics.stdev([0.8, 0.9, 0.85])
     apart = 100 * statistics.stdev([0.02, 0.04, -0.01])
-    assert f"method=kd 3 85.00 ± {spread:.2f} % +1.67 ± {apart:.2f} % 95.00 %" in text
+    assert f"method=kd 3 85.00 ± {spread:.2f} % +1.67 ± {apart:.2f} pp 95.00 %" in text
     assert "method=gan (1 not finished) 2 75.00 ±" in text
 
 

@@ -161,7 +161,7 @@ def test_a_score_is_printed_with_its_unit_and_spread(
     assert score.text(value, spread) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.012, "+1.20 %"), (-0.012, "-1.20 %"), (0.0, "+0.00 %")])
+@pytest.mark.parametrize(("value", "text"), [(0.012, "+1.20 pp"), (-0.012, "-1.20 pp"), (0.0, "+0.00 pp")])
 def test_a_difference_shows_its_sign(value: float, text: str) -> None:
     assert Score("top1", percent=True).text(value, sign=True) == text
 

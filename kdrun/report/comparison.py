@@ -18,9 +18,10 @@ from kdrun.report.lines import BASE, UNTAUGHT, Line, Run, main_score
 from kdrun.scores import Score, called
 
 NOTES = """\
-mean ± standard deviation over n seeds; difference: to the same student trained alone from the same initial weights;
-claimed: what the source says of its own setting, the gain in brackets; FLOPs: of one image, two per multiply-add;
-seconds: of training, a chain's other links included, the teacher not; asked: images shown to frozen models."""
+mean ± standard deviation over n seeds; difference: to the same student trained alone from the same initial weights, in
+percentage points (pp) where scores are in percent; claimed: what the source says of its own setting, the gain in
+brackets; FLOPs: of one image, two per multiply-add; seconds: of training, a chain's other links included, the teacher
+not; asked: images shown to frozen models."""
 
 
 @dataclass(frozen=True)
