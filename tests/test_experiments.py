@@ -130,6 +130,13 @@ def narrowed(node: Any) -> Any:
 
 METHODS = methods()
 
+OTHERS = {
+    "method": ("scratch", "kd_sum"),
+    **{f"{prefix}optimizer": ("sgd_plain", "adam") for prefix in ("", "teacher.recipe.")},
+    **{f"{prefix}schedule": ("step_mnist", "cosine") for prefix in ("", "teacher.recipe.")},
+}
+"""Options for each place where an experiment's keys are those of its own option."""
+
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -144,8 +151,28 @@ def test_every_experiment_of_the_five_reports_is_there() -> None:
 @pytest.mark.parametrize(("name", "fixed"), SETTINGS.items())
 def test_an_experiment_has_the_settings_of_its_source(name: str, fixed: dict[str, Any]) -> None:
     config = COMPOSER.compose(next(iter(jobs(COMPOSER, [f"experiment={name}"]))))
-    found = {key: reduce(lambda node, part: node[part], key.split("."), config) for key in fixed}
-    assert found == fixed
+    assert {key: setting(config, key) for key in fixed} == fixed
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_another_option_than_the_experiments_comes_with_its_own_settings(name: str) -> None:
+    first = next(iter(jobs(COMPOSER, [f"experiment={name}"])))
+    as_it_is = COMPOSER.compose(first)
+    for place, options in OTHERS.items():
+        if as_it_is["teacher"] or not place.startswith("teacher"):
+            theirs = setting(as_it_is, place)["name"]
+            other = next(option for option in options if option != theirs)
+            plain, under, same = (
+                setting(COMPOSER.compose(words), place)
+                for words in ([f"{place}={other}"], [*first, f"{place}={other}"], [*first, f"{place}={theirs}"])
+            )
+            assert under == plain
+            assert same == setting(as_it_is, place)
+
+
+def setting(config: dict[str, Any], key: str) -> Any:
+    """What a composed config has under a dotted key."""
+    return reduce(lambda node, part: node[part], key.split("."), config)
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10", "cifar100"])

@@ -14,8 +14,9 @@ from kdrun.cli import complain
 from kdrun.cli.flags import Flags
 from kdrun.cli.folder import claim, new_folder
 from kdrun.cli.launch import launch
+from kdrun.config.choices import is_choice
 from kdrun.config.compose import Composer, compose
-from kdrun.config.options import Options, is_choice
+from kdrun.config.options import Options
 from kdrun.config.sweep import check_jobs, jobs, params
 from kdrun.errors import Interrupted
 

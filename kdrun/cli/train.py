@@ -12,8 +12,8 @@ from kdrun.cli.folder import new_folder
 from kdrun.cli.launch import launch
 from kdrun.cli.resume import recorded, wanted
 from kdrun.cli.sweep import run_sweep
+from kdrun.config.choices import is_choice
 from kdrun.config.compose import Composer
-from kdrun.config.options import is_choice
 from kdrun.errors import ConfigError
 
 

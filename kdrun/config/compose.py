@@ -12,7 +12,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdrun.config.options import Options, is_choice
+from kdrun.config.choices import is_choice
+from kdrun.config.options import Options
 from kdrun.config.root import check_root
 from kdrun.config.suggest import did_you_mean
 from kdrun.config.tree import dig, dotted, has, leaves, node

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
+from kdrun.config.choices import changed, is_choice, package
 from kdrun.config.places import CONF, register
 from kdrun.config.root import GROUPS
 from kdrun.config.suggest import did_you_mean
@@ -38,13 +39,6 @@ class Chosen(NamedTuple):
     """The option chosen at each place: ``method`` or ``optimizer@teacher.recipe.optimizer``."""
     hydra: DictConfig
     """Hydra's own part: its mode, its sweeper and what that is to sweep over."""
-
-
-def is_choice(override: Override) -> bool:
-    """Whether ``override`` chooses an option of a group, or sets something of Hydra's own."""
-    key = override.key_or_group
-    chosen = key in GROUPS and not isinstance(override.value(), dict)
-    return chosen or override.package is not None or key.startswith(("hydra/", "hydra."))
 
 
 def quote(override: str) -> str:
@@ -158,11 +152,21 @@ class Options:
             for choice in choices:
                 self._check_choice(choice)
             cfg = self._load("train", lines)
+            for place, node in self._other(choices).items():
+                OmegaConf.update(cfg, place, node, merge=False)
             with open_dict(cfg):
                 hydra = cfg.pop("hydra")
             names = {key: value for key, value in hydra.runtime.choices.items() if not key.startswith("hydra/")}
             self._chosen[lines] = Chosen(cfg, names, hydra)
         return self._chosen[lines]
+
+    def _other(self, choices: Sequence[Override]) -> dict[str, Any]:
+        """Returns what the files say, but the experiment's, wherever another option than the experiment's is chosen."""
+        experiment = [choice for choice in choices if choice.key_or_group == "experiment"]
+        if not experiment or len(choices) == 1:
+            return {}
+        found = changed(choices, self.chosen(experiment).names)
+        return {place: OmegaConf.select(self.chosen(there).cfg, place) for place, there in found.items()}
 
     def header(self, group: str, name: str) -> str:
         """Returns the first comment line of an option's file, which says in one line what it is."""
@@ -182,7 +186,7 @@ class Options:
         return {str(key): value for key, value in loaded.items()}
 
     def _check_choice(self, choice: Override) -> None:
-        group, where, value = choice.key_or_group, choice.package or choice.key_or_group, choice.value()
+        group, where, value = choice.key_or_group, package(choice), choice.value()
         if group.startswith("hydra"):
             return
         if choice.is_sweep_override():

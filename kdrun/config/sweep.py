@@ -10,8 +10,8 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
+from kdrun.config.choices import is_choice
 from kdrun.config.compose import Composer
-from kdrun.config.options import is_choice
 from kdrun.errors import ConfigError
 
 LIMIT = 1000
