@@ -21,7 +21,10 @@ from kdrun.run import run
 from kdrun.scores import TASKS
 
 TOP1 = TASKS["classification"][0]
-CLAIMS = {"mlp_16": {"base": 0.5, "kd": 0.625, "kd_t20": 0.25, "link1_mlp_100/top1": 0.875}, "cnn": {"base": 0.75}}
+CLAIMS = {
+    "mlp_16": {"base": 0.5, "kd": 0.625, "kd_t20": 0.25, "link1_mlp_100/top1": 0.875},
+    "cnn": {"base": 0.75, "implausible": "it has no eyes"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,11 @@ def test_claims_stand_beside_what_they_speak_of(rows: dict[str, dict[str, str]])
     }
 
 
+def test_a_claim_that_its_experiment_doubts_is_marked(rows: dict[str, dict[str, str]]) -> None:
+    doubts = {label: row["implausible"] for label, row in rows.items() if row["implausible"]}
+    assert doubts == {"cnn teacher": "it has no eyes"}
+
+
 def test_a_chain_costs_its_links_too(out: Path, rows: dict[str, dict[str, str]]) -> None:
     runs = summaries(out, "sweep/takd*/summary.json")
     seconds = [one["models"]["student"]["seconds"] + one["links"][0]["seconds"] for one in runs]
@@ -101,6 +109,9 @@ def test_the_report_is_printed_and_written_with_its_figures_and_what_failed(
     assert "| mlp_16 by kd | 2 |" in text
     assert "62.50 % (+12.50 pp)" in text
     assert "62.50 % (+12.50 pp)" in printed
+    for shown in (text, printed):
+        assert "75.00 % !" in shown
+        assert shown.count("! what is claimed of cnn is implausible: it has no eyes") == shown.count(" !") == 1
     assert "failed: failed distill: loss kd is not finite" in text
     assert "![losses-synthetic.png](losses-synthetic.png)" in text
     assert (out / "sweep/losses-synthetic.png").read_bytes().startswith(b"\x89PNG")

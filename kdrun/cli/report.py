@@ -99,15 +99,16 @@ def write(runs: list[Run], others: list[str], out: Path) -> None:
     from kdrun.report.losses import drawn
 
     lines, shown = gather(runs), console()
-    tables = comparison.grids(lines)
+    tables, notes = comparison.grids(lines), [comparison.NOTES, *comparison.doubts(lines)]
     for table in tables:
         shown.print(table.rich())
-    shown.print(comparison.NOTES, markup=False, soft_wrap=True)
+    for note in notes:
+        shown.print(note, markup=False, soft_wrap=True)
     for other in others:
         shown.print(f"not in the tables: {other}", markup=False, soft_wrap=True)
     pictures = drawn(lines)
     for name, picture in pictures.items():
         files.write(out / name, picture)
-    files.write(out / "report.md", comparison.markdown(tables, list(pictures), runs, others).encode())
+    files.write(out / "report.md", comparison.markdown(tables, notes, list(pictures), runs, others).encode())
     files.write(out / "report.csv", comparison.table(lines).encode())
     shown.print(f"report       {out / 'report.md'}", markup=False, soft_wrap=True)

@@ -111,19 +111,25 @@ def row(line: Line, main: Score) -> list[str]:
         line.costs("seconds"),
         line.costs("asked"),
     )
-    told, gain = line.claimed(), claimed_difference(line)
+    told, gain, doubtful = line.claimed(), claimed_difference(line), " !" if line.doubt() else ""
     gained = f" ({main.text(gain, sign=True)})" if gain is not None else ""
     paired = f" (n={len(apart)})" if len(apart) != len(values) else ""
     return [
         str(len(values)),
         main.text(mean(values), spread(values)),
         main.text(mean(apart), spread(apart), sign=True) + paired if apart else "",
-        main.text(told) + gained if told is not None else "",
+        main.text(told) + gained + doubtful if told is not None else "",
         short(line.models[0].row["parameters"]),
         short(line.models[0].row["flops"]),
         f"{mean(seconds):.1f}" if seconds else "given",
         short(mean(asked)) if any(asked) else "",
     ]
+
+
+def doubts(lines: list[Line]) -> list[str]:
+    """Returns why claims in the tables are implausible, a line for each of their models."""
+    found = {line.name: line.doubt() for line in lines if line.claimed() is not None}
+    return [f"! what is claimed of {name} is implausible: {why}" for name, why in found.items() if why]
 
 
 def claimed_difference(line: Line) -> float | None:
@@ -144,18 +150,19 @@ def findings_grid(named: dict[str, Line], title: str) -> Grid:
     return Grid(title, ["finding", *found], [[name, *(beside(label, name) for label in found)] for name in names])
 
 
-def markdown(tables: list[Grid], pictures: list[str], runs: list[Run], others: list[str]) -> str:
+def markdown(tables: list[Grid], notes: list[str], pictures: list[str], runs: list[Run], others: list[str]) -> str:
     """Returns the report as markdown.
 
     Args:
         tables: of it.
+        notes: on them.
         pictures: names of files beside it.
         runs: that it is about.
         others: what is to be said of folders that hold no finished run.
     """
     claims = {run.config["experiment"] or run.folder.name: run.config.get("claims") for run in runs}
     recorded = [f"- {name}: `{said}`" for name, said in claims.items() if said]
-    parts = [f"# Report of {len(runs)} runs", *(table.markdown() for table in tables), NOTES]
+    parts = [f"# Report of {len(runs)} runs", *(table.markdown() for table in tables), *notes]
     parts += [f"![{picture}]({picture})" for picture in pictures]
     parts += [f"## Claims as recorded\n\n{chr(10).join(recorded)}"] if recorded else []
     parts += [f"## Not in the tables\n\n{chr(10).join(f'- {other}' for other in others)}"] if others else []
@@ -184,6 +191,7 @@ def values(label: str, line: Line) -> dict[str, Any]:
         **found,
         "claimed": line.claimed(),
         "claimed_difference": claimed_difference(line),
+        "implausible": line.doubt(),
         "parameters": line.models[0].row["parameters"],
         "flops": line.models[0].row["flops"],
         **{f"{name}_mean": mean(each) if each else None for name, each in costs.items()},

@@ -145,14 +145,14 @@ class Line:
     def claimed(self, *names: str) -> float | None:
         """Returns what an experiment claims of this model under one of ``names``; of its main score without a name.
 
-        Claims are ``{MODEL: {base: 0.64, METHOD: 0.67, FINDING: ...}}``, or ``{MODEL: 0.67}`` for what a run trains. A
-        claim under ``kd`` is of its presets too, ``kd_reverse`` and so on, where they have none of their own.
+        Claims are ``{MODEL: {base: 0.64, METHOD: 0.67, FINDING: ..., implausible: WHY}}``, or ``{MODEL: 0.67}`` for
+        what a run trains. A claim under ``kd`` is of its presets too, ``kd_reverse`` and so on, where they have none
+        of their own.
         """
         family = self.how.partition("_")[0]
         words = names or (BASE if self.how in UNTAUGHT else (self.how, family))
         for one in self.all:
-            said = one.run.config.get("claims")
-            told = said.get(self.name) if isinstance(said, dict) else None
+            told = said_of(one)
             if isinstance(told, dict):
                 told = next((told[word] for word in words if word in told), None)
             elif names or one.role != "student":
@@ -160,6 +160,17 @@ class Line:
             if isinstance(told, int | float):
                 return float(told)
         return None
+
+    def doubt(self) -> str | None:
+        """Returns why an experiment finds what its source claims of this model implausible, where it does."""
+        told = [said_of(one) for one in self.all]
+        return next((one["implausible"] for one in told if isinstance(one, dict) and "implausible" in one), None)
+
+
+def said_of(one: Measured) -> Any:
+    """Returns what the experiment's ``claims`` say of a model."""
+    claims = one.run.config.get("claims")
+    return claims.get(one.row["name"]) if isinstance(claims, dict) else None
 
 
 def once(measurements: list[Measured]) -> list[Measured]:
