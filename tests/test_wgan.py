@@ -53,6 +53,18 @@ def test_the_penalty_is_the_squared_distance_of_the_slope_from_one() -> None:
     assert float(found.detach()) == pytest.approx(4 * np.mean([(slope - 1) ** 2 for slope in slopes]), rel=1e-2)
 
 
+def test_the_critics_weight_scales_all_that_it_goes_down() -> None:
+    real, fake = torch.randn(2, 6, 5)
+    light, heavy = (made(lipschitz="gp", critic_weight=weight) for weight in (1.0, 8.0))
+    terms = []
+    for method in (light, heavy):
+        torch.manual_seed(3)
+        terms.append(method.judge_terms(real, fake, SEEN))
+    assert terms[0].keys() == {"critic", "penalty"}
+    for name, term in terms[0].items():
+        torch.testing.assert_close(terms[1][name], 8 * term)
+
+
 def test_the_penalty_can_be_gone_down_by_the_critic() -> None:
     method = made(lipschitz="gp")
     moved = torch.optim.Adam(method.judge.parameters(), lr=0.02)

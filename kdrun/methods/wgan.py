@@ -23,7 +23,7 @@ class WGAN(Game):
 
     Mandal and Mandan, "Knowledge distillation and its variations", section "Knowledge distillation using Wasserstein
     GANs":
-        L_critic  = -critic_weight [D(teacher) - D(student)]
+        L_critic  = -critic_weight [D(teacher) - D(student)]            (minus the penalty, with ``gp``)
         L_student = ce_weight CE(labels, student) - gan_weight D(student).
     They name no bound on D's slope, without which its loss has none either. Here are that of Arjovsky, Chintala,
     Bottou 2017, arXiv:1701.07875, algorithm 1 (weights clipped after every step; RMSprop), and that of Gulrajani et
@@ -83,7 +83,7 @@ class WGAN(Game):
         """Returns what the critic goes down: it parts the teacher's scores from the student's."""
         terms = {"critic": -self.critic_weight * (self.judge(real).mean() - self.judge(fake).mean())}
         if self.lipschitz == "gp":
-            terms["penalty"] = self.penalty * (self.slope(real, fake) - 1).square().mean()
+            terms["penalty"] = self.critic_weight * self.penalty * (self.slope(real, fake) - 1).square().mean()
         return terms
 
     def slope(self, real: Tensor, fake: Tensor) -> Tensor:
