@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from tiny import Memory, config, copied, experiment, same
 from torch import Tensor
 
@@ -78,6 +79,15 @@ def test_an_empty_chain_is_the_base_method_to_the_last_bit(base: str, tmp_path: 
     assert same(weights, expected)
     timeless = [[{**row, "seconds": 0} for row in memory.rows] for memory in (plain, chained)]
     assert timeless[0] == timeless[1]
+
+
+@pytest.mark.parametrize("chain", ["method=takd method.assistants=[resnet8]", "method=gskd method.students=[resnet8]"])
+def test_no_link_is_moved_by_those_that_it_teaches(chain: str, tmp_path: Path) -> None:
+    exp, _, _ = distilled(tmp_path, *chain.split(), "teacher=resnet14", "student=resnet14", "dataset.train_count=64")
+    assert [link.name for link in exp.links] == ["resnet14", "resnet8"]
+    for link in exp.links:
+        assert link.folder is not None
+        assert same(dict(link.model.model.state_dict()), load_file(link.folder / "model.safetensors"))
 
 
 def test_whether_a_link_is_trained_now_or_was_before_changes_no_bit(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tiny import Memory, config, copied, experiment, same
 from torch import nn
 
 from kdrun.config.compose import compose
+from kdrun.data.source import Split
 from kdrun.data.streams import Stream
 from kdrun.errors import ConfigError
 from kdrun.experiment import Experiment
@@ -177,6 +178,18 @@ def test_no_real_training_image_is_read_after_the_teachers_training(out: Path, m
     before = copied(exp.student)
     exp.follow(method, Memory().journal)
     assert not same(copied(exp.student), before)
+
+
+def test_the_student_is_the_same_to_the_last_bit_whatever_the_real_training_images_are(out: Path) -> None:
+    students = []
+    for black in (False, True):
+        exp, method = prepared(out)
+        if black:
+            unseen = {name: Split(*(part * 0 for part in getattr(exp.data, name))) for name in ("train", "few")}
+            exp = replace(exp, data=replace(exp.data, **unseen))
+        exp.follow(method, Memory().journal)
+        students.append(copied(exp.student))
+    assert same(*students)
 
 
 def test_real_validation_images_select_nothing(out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ def config(out: Path, *overrides: str) -> dict[str, Any]:
     if "teacher=none" in words:
         words = [word for word in words if not word.startswith("teacher.")]
     return COMPOSER.compose(words)
+
+
+def setting(config: dict[str, Any], key: str) -> Any:
+    """What a composed config has under a dotted key."""
+    return reduce(lambda node, part: node[part], key.split("."), config)
 
 
 def experiment(out: Path, *overrides: str) -> Experiment:
@@ -118,4 +124,4 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-__all__ = ["Batches", "Interrupted", "Memory", "config", "copied", "experiment", "same"]
+__all__ = ["Batches", "Interrupted", "Memory", "config", "copied", "experiment", "same", "setting"]
