@@ -18,7 +18,7 @@ Summary = dict[str, Any]
 
 
 def illustrate(record: Record, exp: Experiment, config: Config, found: Results, summary: Summary) -> None:
-    """Shows in TensorBoard what the run was, what the student saw and where it errs."""
+    """Shows in TensorBoard what the run was, what its data set looks like in training and where the student errs."""
     source = exp.data.source
     record.text("config", (record.folder / "config.yaml").read_text())
     batch = next(exp.stream("samples", min(32, exp.data.few.size)).epoch(1))
