@@ -55,7 +55,8 @@ class Update:
     loss: Callable[[Batch, Any], Terms]
     """Of a batch and of what the stage was given for it; no terms: no backward and no step."""
     optimizer: Callable[[list[nn.Parameter]], Optimizer] | Update | None = None
-    """Makes the optimizer; the recipe's where None; that of an earlier update where it is one."""
+    """Makes the optimizer; the recipe's where None; that of an earlier update where it is one. Whichever it is, the
+    recipe's schedule moves its rate."""
     repeat: int = 1
     """Steps per batch."""
     after_step: Callable[[], None] | None = None

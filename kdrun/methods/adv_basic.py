@@ -44,7 +44,7 @@ class AdvBasic(Method):
         form: of the second term.
         init_from_s0: go on with the first student, in place of a fresh one.
         judge_width: units in each of the judge's two hidden layers.
-        judge_lr: learning rate of the judge's Adam.
+        judge_lr: learning rate of the judge's Adam; the schedule moves it too.
         judge_epochs: of the judge's stage.
     """
 

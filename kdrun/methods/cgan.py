@@ -48,7 +48,7 @@ class CGAN(GAN):
         l1_weight: of the mean absolute distance to the teacher's logits.
         judge_weight: of all that the judge goes down; only rescales its gradient.
         judge_width: units in each of the judge's two hidden layers.
-        judge_lr: learning rate of the judge's Adam, with betas .5 and .9.
+        judge_lr: learning rate of the judge's Adam, with betas .5 and .9; the schedule moves it too.
         judge_steps: of the judge, per batch.
     """
 

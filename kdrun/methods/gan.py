@@ -99,7 +99,7 @@ class GAN(Game):
         gan_weight: their alpha.
         judge_weight: their gamma; only rescales the judge's gradient.
         judge_width: units in each of the judge's two hidden layers.
-        judge_lr: learning rate of the judge's Adam, with betas .5 and .9.
+        judge_lr: learning rate of the judge's Adam, with betas .5 and .9; the schedule moves it too.
         judge_steps: of the judge, per batch.
     """
 

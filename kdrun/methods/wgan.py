@@ -39,7 +39,7 @@ class WGAN(Game):
         clip: the largest absolute weight of the critic, with ``clip``.
         penalty: weight of the squared distance of the gradient's norm from 1, with ``gp``.
         critic_width: units in each of the critic's two hidden layers.
-        critic_lr: learning rate of the critic.
+        critic_lr: learning rate of the critic; the schedule moves it too.
         critic_steps: of the critic, per batch.
     """
 
