@@ -106,6 +106,7 @@ FIXED: dict[str, Settings] = {
         **{"method.ce_weight": 0.8, "method.kd_weight": 0.2, "method.temperature": 3.0, "method.feature_weight": 0.5},
         **{"method.detach_deepest": True, "optimizer.name": "adamax", "optimizer.lr": 7e-4, "batch_size": 100},
         **{"student.name": "selfdistill4", "student.width": 64, "epochs": 50},
+        **{"dataset.crop": 4, "dataset.flip": True},  # as in the paper; not in the report's code, see its header
     },
     "byot_resnet18_cifar100": {
         **{"method.ce_weight": 0.9, "method.kd_weight": 0.1, "method.temperature": 3.0, "method.feature_weight": 1e-6},
