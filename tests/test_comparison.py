@@ -89,6 +89,7 @@ def test_claims_stand_beside_what_they_speak_of(rows: dict[str, dict[str, str]])
 def test_a_claim_that_its_experiment_doubts_is_marked(rows: dict[str, dict[str, str]]) -> None:
     doubts = {label: row["implausible"] for label, row in rows.items() if row["implausible"]}
     assert doubts == {"cnn teacher": "it has no eyes"}
+    assert rows["mlp_16 by takd"]["claimed"] == rows["mlp_16 by takd"]["implausible"] == ""
 
 
 def test_a_chain_costs_its_links_too(out: Path, rows: dict[str, dict[str, str]]) -> None:

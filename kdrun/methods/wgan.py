@@ -23,13 +23,13 @@ class WGAN(Game):
 
     Mandal and Mandan, "Knowledge distillation and its variations", section "Knowledge distillation using Wasserstein
     GANs":
-        L_critic  = -critic_weight [D(teacher) - D(student)]            (minus the penalty, with ``gp``)
+        L_critic  = -critic_weight [D(teacher) - D(student)]
         L_student = ce_weight CE(labels, student) - gan_weight D(student).
     They name no bound on D's slope, without which its loss has none either. Here are that of Arjovsky, Chintala,
     Bottou 2017, arXiv:1701.07875, algorithm 1 (weights clipped after every step; RMSprop), and that of Gulrajani et
-    al. 2017, arXiv:1704.00028, algorithm 1 (penalty on the norm of the gradient between real and fake; Adam with
-    betas 0 and .9). Departure from both: the critic's further steps see the same batch again, not new ones, so that
-    the student's cross-entropy sees every epoch whole.
+    al. 2017, arXiv:1704.00028, algorithm 1 (penalty on the norm of the gradient between real and fake, within the
+    brackets and with a minus; Adam with betas 0 and .9). Departure from both: the critic's further steps see the same
+    batch again, not new ones, so that the student's cross-entropy sees every epoch whole.
 
     Args:
         ce_weight: their beta.

@@ -128,8 +128,8 @@ def row(line: Line, main: Score) -> list[str]:
 
 def doubts(lines: list[Line]) -> list[str]:
     """Returns why claims in the tables are implausible, a line for each of their models."""
-    found = {line.name: line.doubt() for line in lines if line.claimed() is not None}
-    return [f"! what is claimed of {name} is implausible: {why}" for name, why in found.items() if why]
+    found = {line.name: why for line in lines if (why := line.doubt())}
+    return [f"! what is claimed of {name} is implausible: {why}" for name, why in found.items()]
 
 
 def claimed_difference(line: Line) -> float | None:

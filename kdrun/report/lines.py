@@ -163,7 +163,7 @@ class Line:
 
     def doubt(self) -> str | None:
         """Returns why an experiment finds what its source claims of this model implausible, where it does."""
-        told = [said_of(one) for one in self.all]
+        told = [said_of(one) for one in self.all] if self.claimed() is not None else []
         return next((one["implausible"] for one in told if isinstance(one, dict) and "implausible" in one), None)
 
 
