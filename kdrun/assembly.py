@@ -15,7 +15,7 @@ from kdrun.errors import ConfigError, InputError
 from kdrun.experiment import Experiment
 from kdrun.initial import fresh
 from kdrun.methods.base import Method
-from kdrun.nodes import Node
+from kdrun.nodes import Node, bare
 from kdrun.record import Listener
 from kdrun.rehearsal import Sketch, rehearse
 from kdrun.runtime import Runtime
@@ -108,6 +108,13 @@ def rehearsed(exp: Experiment, config: Config, teacher: Node | None) -> list[Ske
     if teacher and teacher["checkpoint"]:
         checkpoint(teacher)
     return rehearse(exp, config["method"], config["student"]["name"], teacher)
+
+
+def twins(config: Config, teacher: Node | None) -> bool:
+    """Returns whether the student begins with the very weights that the teacher began with."""
+    if not teacher or teacher["checkpoint"]:
+        return False
+    return bool(teacher["seed"] == config["seed"] and bare(teacher) == bare(config["student"]))
 
 
 def models(exp: Experiment, teacher: Node | None) -> dict[str, Tapped]:

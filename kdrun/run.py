@@ -30,6 +30,9 @@ from kdrun.trained import Trained
 
 Summary = dict[str, Any]
 
+BRIEF = 512
+"""Images to select by, and as many to report, of a run that is only tried: two batches of 256."""
+
 
 def run(config: Config, folder: Path, overrides: list[str], *, brief: bool = False) -> Summary:
     """Trains what ``config`` describes, or goes on with it where ``folder`` holds a part, and reports.
@@ -69,12 +72,17 @@ def perform(config: Config, folder: Path, overrides: list[str], display: Display
     teacher = config["teacher"] if method.needs_teacher else None
     if config["teacher"] and type(method).needs_teacher and not method.needs_teacher:
         display.notice(f"method {config['method']['name']} as configured never asks the teacher; it is left out")
+    if assembly.twins(config, teacher):
+        display.notice(f"teacher and student are one net and begin as one: both have seed {config['seed']}")
     mock = assembly.assemble(config, noise(source).to(runtime.device), runtime, display.listen, display.notice)
     sketches = assembly.rehearsed(mock, config, teacher)
     if config["dry_run"]:
         show_plan(display.console, mock, assembly.models(mock, teacher), sketches)
         return {"status": "dry run"}
-    data = Data.read(source).to(runtime.device)
+    data = Data.read(source)
+    if config["fast_dev_run"]:
+        data = data.brief(BRIEF)
+    data = data.to(runtime.device)
     assembly.check_batches(config, data)
     for note in data.notes:
         display.notice(f"dataset {config['dataset']['name']}: {note}")

@@ -55,12 +55,13 @@ class Update:
     loss: Callable[[Batch, Any], Terms]
     """Of a batch and of what the stage was given for it; no terms: no backward and no step."""
     optimizer: Callable[[list[nn.Parameter]], Optimizer] | Update | None = None
-    """Makes the optimizer; the recipe's where None; that of an earlier update where it is one. Whichever it is, the
-    recipe's schedule moves its rate."""
+    """Makes the optimizer; the recipe's where None; that of an earlier update where it is one."""
     repeat: int = 1
     """Steps per batch."""
     after_step: Callable[[], None] | None = None
     """Weight clipping, moving averages; the only hook."""
+    scheduled: bool = True
+    """Whether the recipe's schedule moves the rate, whoever's the optimizer is."""
 
     def __post_init__(self) -> None:
         self.params = list(self.params)  # ``parameters()`` can be gone through only once

@@ -83,7 +83,7 @@ def one_step(training: Training, batch: Batch) -> None:
         given = stage.given(batch)
     for update, optimizer in zip(stage.updates, training.optimizers, strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            group["lr"] = group["initial_lr"] * (factor if update.scheduled else 1.0)
         for _ in range(update.repeat):
             with training.runtime.autocast():
                 terms = update.loss(batch, given)

@@ -89,6 +89,12 @@ def passes(exp: Experiment, method: AdvBasic, model: nn.Module, split: str) -> n
     return teacher > student
 
 
+def test_the_judge_is_as_wide_as_was_asked_for(tmp_path: Path) -> None:
+    _, method, _ = judged(tmp_path, "method.judge_width=9")
+    layers = [layer for layer in method.judge.modules() if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in layers] == [(10, 9), (9, 9), (9, 1)]
+
+
 def test_there_is_a_judge_before_a_final_student(tmp_path: Path) -> None:
     _, _, memory = trained(tmp_path)
     assert [stage.name for stage in memory.stages] == ["judge", "distill"]

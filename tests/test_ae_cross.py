@@ -110,6 +110,17 @@ def test_the_loss_is_that_of_the_report(links: list[list[int]], tmp_path: Path) 
     assert sum(term.item() for term in terms.values()) == pytest.approx(0.8 * images + 0.2 * linked, rel=1e-4)
 
 
+@pytest.mark.parametrize("form", ["l1", "l2"])
+def test_images_and_links_are_compared_by_the_distance_that_was_asked_for(form: str, tmp_path: Path) -> None:
+    exp, method, batch = started(tmp_path, f"method.distance={form}")
+    made, back = exp.student(batch.images), method.other(batch.targets)
+    terms = [term.item() for term in method.loss(made, back, batch).values()]
+    pairs = ((made.logits, batch.targets), (back.logits, batch.images), (made.features[0], pooled(back.features[8])))
+    apart = [(one - other).detach().numpy() for one, other in pairs]
+    there, again, link = (float((np.abs(each) if form == "l1" else each**2).mean()) for each in apart)
+    assert sorted(terms) == pytest.approx(sorted([0.8 * there, 0.8 * again, 0.2 * link]), rel=1e-4)
+
+
 def test_the_maps_across_from_each_other_differ_by_one_row_and_both_bridges_even_them_out(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "method=ae_cross", *PAIRS)
     shapes = exp.shapes(exp.student)

@@ -50,6 +50,15 @@ def test_what_a_file_says_to_sweep_over_is_swept_over(tmp_path):
     assert sweep(["experiment=grid"], tmp_path) == [["seed=0", "experiment=grid"], ["seed=1", "experiment=grid"]]
 
 
+def test_a_key_of_the_command_line_takes_the_place_of_what_a_file_says_to_sweep_over(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    text = '# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: "0,1", epochs: "3,4"}}}\n'
+    (tmp_path / "experiment/grid.yaml").write_text(text)
+    assert sweep(["experiment=grid", "seed=7"], tmp_path) == [
+        [f"epochs={epochs}", "experiment=grid", "seed=7"] for epochs in (3, 4)
+    ]
+
+
 def test_one_bad_value_refuses_the_whole_sweep_and_says_how_many_jobs_have_it():
     composer = Composer()
     with pytest.raises(ConfigError) as refused:

@@ -66,12 +66,17 @@ REPORT_5: dict[str, Settings] = {
     for method, more in (
         ("blkd", {"method.ce_weight": 0.9, "method.kd_weight": 0.1, "method.temperature": 3.0}),
         ("takd", {"method.assistants": ["resnet14"], "method.base.name": "blkd"}),
-        ("wskd", {"method.rule": "shift", "method.margin": 0.05}),
-        ("gskd", GROWING),
+        (
+            "wskd",
+            {"method.rule": "shift", "method.margin": 0.05, "method.ce_weight": 0.5, "method.kd_weight": 0.5},
+        ),
+        ("gskd", {**GROWING, "method.previous_weight": 0.05, "method.temperature": 3.0}),
         ("rekd", {**pair("resnet8", "resnet26"), "method.temperature": 20.0, "method.kd_weight": 0.6}),
     )
     for dataset in DATASETS
 }
+for name, settings in REPORT_5.items():
+    settings |= both(epochs=12 if name.endswith("_mnist") else 80)
 
 FIXED: dict[str, Settings] = {
     **GAMES,
@@ -87,7 +92,8 @@ FIXED: dict[str, Settings] = {
     "fitnets_mnist": {
         **pair("maxout3", "maxout6", batch_size=128, optimizer__name="rmsprop_fitnets", optimizer__lr=5e-4),
         **{"method.hint": 1, "method.guided": 3, "method.regressor": "maxout", "method.temperature": 3.0},
-        **{"method.kd_weight": 4.0, "method.kd_weight_end": 0.0, "method.decay_start": 5},
+        **{"method.kd_weight": 4.0, "method.kd_weight_end": 0.0, "method.decay_start": 5, "optimizer.alpha": 0.9},
+        **{"teacher.dropout": 0.5, "teacher.input_dropout": 0.2},
     },
     **{
         f"{student}_kd_cifar10": {
@@ -155,6 +161,7 @@ FIXED: dict[str, Settings] = {
         **pair("resnet26", "resnet8", epochs=160, dataset__crop=0, dataset__flip=False),
         **SLIP,
         **{"method.base.reduction": "mean", "dataset.mean": [0.507, 0.487, 0.441], "method.assistants": ["resnet14"]},
+        **{"method.base.temperature": 5.0, "method.base.ce_weight": 0.5, "method.base.kd_weight": 0.5},
     },
     "gskd_asrun_cifar10": {
         **GROWING,
@@ -164,11 +171,21 @@ FIXED: dict[str, Settings] = {
         **{"method.base.kd_weight": 0.1, "method.base.ce_weight": 0.9, "method.base.temperature": 3.0},
     },
     "gskd_newteacher_cifar10": {**GROWING, "method.new_teacher.name": "resnet26"},
-    "tfkd_self_cifar100": {**YUAN, "method.kd_weight": 0.95, "method.temperature": 6.0, "student.net": "resnet18"},
-    "tfkd_reg_cifar100": {**YUAN, "method.confidence": 0.99, "method.temperature": 20.0, "student.net": "resnet18"},
+    "tfkd_self_cifar100": {
+        **both(**{key.replace(".", "__"): value for key, value in YUAN.items()}),
+        **{"method.kd_weight": 0.95, "method.temperature": 6.0, "student.net": "resnet18", "teacher.net": "resnet18"},
+    },
+    "tfkd_reg_cifar100": {
+        **{**YUAN, "method.confidence": 0.99, "method.temperature": 20.0, "student.net": "resnet18"},
+        **{"method.ce_weight": 0.9, "method.kd_weight": 0.1},
+    },
     "tutorial_kd_cifar10": {**TUTORIAL, **ADAM, "method.ce_weight": 0.75, "method.temperature": 2.0},
-    "tutorial_cosine_cifar10": {**TUTORIAL, **ADAM, "method.name": "cosine"},
-    "tutorial_hint_cifar10": {**TUTORIAL, **ADAM, "method.name": "hint_joint"},
+    "tutorial_cosine_cifar10": {**TUTORIAL, **ADAM, "method.ce_weight": 0.75, "method.cosine_weight": 0.25},
+    "tutorial_hint_cifar10": {**TUTORIAL, **ADAM, "method.ce_weight": 0.75, "method.hint_weight": 0.25},
+    **{
+        f"compare_{dataset}": {**pair("resnet26", "resnet14"), **MIRZADEH, "method.kd_weight": 0.1}
+        for dataset in DATASETS
+    },
     "lowdata_kd_mnist": {
         **pair("mlp_400", "mlp_100", dataset__train_size=2000, epochs=60, batch_size=64, method__temperature=20.0),
         **{"teacher.recipe.epochs": 5, "teacher.recipe.batch_size": 128, "method.kd_weight": 0.9},

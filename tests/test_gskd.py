@@ -43,7 +43,12 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("reduction", "parts"), [("batchmean", 1), ("mean", 10)])
 def test_the_loss_is_that_of_the_paper(reduction: str, parts: int, tmp_path: Path) -> None:
-    words = ("method.base.ce_weight=0.7", "method.base.kd_weight=0.3", "method.previous_weight=0.2")
+    words = (
+        "method.base.ce_weight=0.7",
+        "method.base.kd_weight=0.3",
+        "method.previous_weight=0.2",
+        "method.temperature=5",
+    )
     words += (f"method.reduction={reduction}", f"method.base.reduction={reduction}")
     exp = experiment(tmp_path, *CHAIN, *words)
     stage = next(exp.method(config(tmp_path, *CHAIN, *words)["method"]).stages(exp))
@@ -56,10 +61,11 @@ def test_the_loss_is_that_of_the_paper(reduction: str, parts: int, tmp_path: Pat
         nets = (exp.student, exp.teacher.model, previous.model)
         student, teacher, older = (net(batch.images).logits.double().numpy() for net in nets)
         terms = stage.updates[0].loss(batch, exp.teacher(batch.images))
-    said, soft = log_softmax(student), log_softmax(student / 3)
-    apart = [np.exp(log_softmax(each / 3)) * (log_softmax(each / 3) - soft) for each in (teacher, older)]
+    said = log_softmax(student)
     expected = (1 - 0.3 - 0.2) * -said[range(len(said)), batch.targets.tolist()].mean()
-    expected += 9 * (0.3 * apart[0].sum() + 0.2 * apart[1].sum()) / len(said) / parts
+    for weight, model, t in ((0.3, teacher, 3), (0.2, older, 5)):
+        log = log_softmax(model / t)
+        expected += weight * t**2 * (np.exp(log) * (log - log_softmax(student / t))).sum() / len(said) / parts
     assert float(sum(terms.values())) == pytest.approx(expected, rel=1e-4)
 
 
@@ -155,6 +161,7 @@ def test_the_grown_student_takes_the_teachers_place_and_a_second_chain_grows(
     assert exp.teacher is not None
     new = next(each for each in manifests if each["name"] == "mlp_100" and each["fields"]["teacher"] == exp.teacher.key)
     assert taught[-1].key == new["key"]
+    assert len(new["fields"]["method"]["students"]) == 1  # it was grown, not taught at once
     assert [each["fields"]["teacher"] for each in manifests if each["name"] == "mlp_16"] == [
         exp.teacher.key,
         new["key"],

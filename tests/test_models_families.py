@@ -308,6 +308,19 @@ def test_heads_bring_every_tap_to_the_form_of_the_deepest(cls: Any, size: int, t
         assert brought.shape == features[-1].shape
 
 
+def test_a_head_of_a_resnet18_is_a_bottleneck_whose_middle_strides_over_the_map() -> None:
+    torch.manual_seed(0)
+    head = OwnTeacherResNet18(3, 7, 32).heads[1]
+    one, two, three = (module for module in head.modules() if isinstance(module, nn.Conv2d))
+    x = made = torch.randn(2, 128, 16, 16)
+    for weight, stride in ((one, 1), (two, 4), (three, 1)):
+        made = F.conv2d(made, weight.weight, weight.bias, stride)
+        spread = made.var((0, 2, 3), unbiased=False, keepdim=True)
+        made = ((made - made.mean((0, 2, 3), keepdim=True)) / (spread + 1e-5).sqrt()).clamp(min=0)
+    assert made.shape == (2, 512, 4, 4)
+    torch.testing.assert_close(head(x)[1], made.mean((2, 3)), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("cls", "size"), [(SelfDistill4, 32), (OwnTeacherResNet18, 8)])
 def test_every_parameter_of_a_head_learns_from_its_logits(cls: Any, size: int) -> None:
     model = cls(3, 7, size)

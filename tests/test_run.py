@@ -299,6 +299,26 @@ def test_a_quick_run_leaves_the_models_of_real_runs_to_them(tmp_path: Path, monk
     assert quick["status"] == "done"
 
 
+def test_a_quick_run_is_scored_on_no_more_images_than_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = []
+    predict = Experiment.predict
+    monkeypatch.setattr(
+        Experiment, "predict", lambda self, model, split: scored.append(out := predict(self, model, split)) or out
+    )
+    told, _ = train(tmp_path, "quick", "fast_dev_run=true", "dataset.train_count=9000", "dataset.test_count=700")
+    assert {len(targets) for _, targets in scored} == {2, 512}  # two each in the rehearsal
+    assert told["status"] == "done"
+
+
+def test_one_net_from_one_seed_as_teacher_and_student_is_said_to_be_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, said in ((), True), (("seed=1",), False), (("student=mlp_32",), False):
+        run(config(tmp_path, "dry_run=true", "method=kd", *words), tmp_path / "never", [])
+        out = " ".join(capsys.readouterr().out.split())
+        assert ("teacher and student are one net and begin as one: both have seed 0" in out) == said
+
+
 def brought(out: Path, checkpoint: Path, *overrides: str) -> tuple[dict[str, Any], Path]:
     name = hashlib.sha256(repr((str(checkpoint), overrides)).encode()).hexdigest()[:8]
     return train(out, name, "method=kd", "baseline=false", f"teacher.checkpoint={checkpoint}", *overrides)

@@ -4,7 +4,30 @@ import math
 
 import pytest
 
+from kdrun.config.compose import compose
 from kdrun.schedules import Constant, Cosine, Steps
+
+
+def test_the_schedule_of_the_mnist_example_falls_with_each_of_fourteen_epochs_however_many_batches_they_have():
+    node = compose(["schedule=step_mnist"])["schedule"]
+    steps = Steps(node["milestones"], node["factor"])
+    for batches in (1, 844, 938):
+        found = [steps(done / (14 * batches)) for done in range(14 * batches)]
+        assert found == pytest.approx([0.7 ** (done // batches) for done in range(14 * batches)])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("sgd", {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}),
+        ("sgd_plain", {"lr": 0.01, "momentum": 0.0, "weight_decay": 0.0}),
+        ("adam", {"lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 0.0}),
+        ("rmsprop_fitnets", {"lr": 5e-4, "alpha": 0.9, "momentum": 0.0}),
+    ],
+)
+def test_an_optimizer_has_the_settings_that_its_file_speaks_of(name, settings):
+    node = compose([f"optimizer={name}"])["optimizer"]
+    assert {key: node[key] for key in settings} == settings
 
 
 def test_constant_leaves_the_rate_alone():

@@ -198,6 +198,13 @@ def test_the_schedule_scales_every_rate_by_how_much_of_the_stage_is_done() -> No
     assert [row["lr/0"] for row in memory.rows] == pytest.approx([0.5 * 0.6, 0.5 * 0.1])
 
 
+def test_a_schedule_leaves_the_rate_of_an_update_that_is_not_scheduled() -> None:
+    model, memory = net(), Memory()
+    update = Update(model.parameters(), entropy(model), partial(SGD, lr=0.25), scheduled=False)
+    fit(stage_of(model, [update]), recipe(schedule=lambda progress: 1 - progress), runtime(), memory)
+    assert [row["lr/0"] for row in memory.rows] == [0.25, 0.25]
+
+
 def test_an_update_may_bring_its_own_optimizer() -> None:
     model, other = nn.Linear(6, 2), nn.Linear(6, 2)
     before = copied(other)

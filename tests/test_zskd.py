@@ -124,14 +124,14 @@ def test_there_is_a_stage_for_each_class_and_one_for_the_student(out: Path) -> N
 
 
 def test_an_impression_goes_down_the_cross_entropy_of_its_target_at_the_temperature(out: Path) -> None:
-    exp, method = prepared(out)
+    exp, method = prepared(out, "method.temperature=7")
     stage = next(method.stages(exp))
     made = method.made[0]
     batch = list(stage.stream.epoch(1))[1]
     assert batch.index.tolist() == [4, 5]
     found = float(stage.updates[0].loss(batch, None)["impression"].detach())
     assert exp.teacher is not None
-    logits = exp.teacher(made.images()[4:]).logits.double().numpy() / 20
+    logits = exp.teacher(made.images()[4:]).logits.double().numpy() / 7
     log = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     assert found == pytest.approx(-(made.targets[4:].numpy() * log).sum(1).mean(), rel=1e-4)
 
@@ -145,6 +145,12 @@ def test_impressions_come_closer_to_their_targets_and_their_pixels_exist(out: Pa
     pixels = method.made[0].images() * 0.25 + 0.5  # of the synthetic set: mean .5, std .25
     assert pixels.min() >= -1e-6
     assert pixels.max() <= 1 + 1e-6
+
+
+def test_the_students_schedule_leaves_the_rate_of_impressions_alone(out: Path) -> None:
+    _, _, memory = followed(out, "schedule=cosine", "method.lr=0.25", "epochs=3")
+    assert {row["lr/0"] for row in memory.rows if "loss/impression" in row} == {0.25}
+    assert len({row["lr/0"] for row in memory.rows if "loss/impression" not in row}) == 3
 
 
 def test_without_a_constraint_pixels_go_where_they_like(out: Path) -> None:
@@ -266,8 +272,9 @@ def test_binary_cross_entropies_are_those_of_torch_and_finite_where_a_probabilit
     logits, teacher = 4 * torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
     unlabelled = torch.full((6,), -1)
     batch = Batch(logits, unlabelled, unlabelled, unlabelled, 1)
-    found = ZSKD(student_loss="bce", kd_weight=2.0).loss(Outputs(logits, []), Outputs(teacher, []), batch)
-    expected = 2 * torch.nn.functional.binary_cross_entropy(logits.softmax(1), (teacher / 20).softmax(1))
+    method = ZSKD(student_loss="bce", kd_weight=2.0, temperature=6.0)
+    found = method.loss(Outputs(logits, []), Outputs(teacher, []), batch)
+    expected = 2 * torch.nn.functional.binary_cross_entropy(logits.softmax(1), (teacher / 6).softmax(1))
     assert list(found) == ["kd"]
     torch.testing.assert_close(found["kd"], expected)
     sure = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
@@ -380,8 +387,7 @@ def test_a_resumed_run_takes_finished_impressions_as_they_are_and_ends_in_the_sa
     summary = run(compose(words), folder, words)
     expected = (folder / "student.safetensors").read_bytes()
     assert {path.name for path in (folder / "figures").iterdir()} >= {"similarity.png", "impressions.png"}
-    assert 0 <= summary["findings"]["impressions_of_their_class"] <= 1
-    assert summary["findings"]["impressions_kl"] > 0
+    assert set(summary["findings"]) >= {"impressions_of_their_class", "impressions_kl"}
 
     made = (folder / "stages" / "01-impressions0.pt").read_bytes()
     for path in [*folder.glob("stages/*distill*"), *folder.glob("stages/*impressions2*")]:
@@ -389,6 +395,24 @@ def test_a_resumed_run_takes_finished_impressions_as_they_are_and_ends_in_the_sa
     run(compose(words), folder, words)
     assert (folder / "stages" / "01-impressions0.pt").read_bytes() == made
     assert (folder / "student.safetensors").read_bytes() == expected
+
+
+def test_the_findings_are_of_the_teacher_and_of_the_student_beside_it_on_the_impressions(out: Path) -> None:
+    exp, method, _ = followed(out, "student=mlp_30", "method.temperature=5")
+    assert exp.teacher is not None
+    images, targets = torch.cat([made.images() for made in method.made]), torch.cat([m.targets for m in method.made])
+    with torch.no_grad():
+        teacher, student = (net(images).logits.double().numpy() for net in (exp.teacher, exp.student.eval()))
+    log = teacher / 5 - np.log(np.exp(teacher / 5).sum(1, keepdims=True))
+    wanted = targets.double().numpy()
+    apart = np.where(wanted > 0, wanted * (np.log(np.where(wanted > 0, wanted, 1)) - log), 0).sum(1)
+    of_class, followed_by = teacher.argmax(1) == np.repeat(range(10), 6), teacher.argmax(1) == student.argmax(1)
+    assert 0 < of_class.mean() < 1 and of_class.mean() != (student.argmax(1) == np.repeat(range(10), 6)).mean()
+    assert method.findings(exp) == {
+        "impressions_of_their_class": pytest.approx(of_class.mean()),
+        "agreement_on_impressions": pytest.approx(followed_by.mean()),
+        "impressions_kl": pytest.approx(apart.mean(), rel=1e-4),
+    }
 
 
 def test_the_figures_have_titles_names_and_units(out: Path) -> None:

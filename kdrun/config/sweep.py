@@ -50,7 +50,8 @@ def params(composer: Composer, parsed: Sequence[Override]) -> list[Override]:
     """Returns what files say to sweep over: ``hydra: {sweeper: {params: {seed: "0,1"}}}`` in an experiment."""
     choices = [composer.options.first(override) for override in parsed if is_choice(override)]
     listed = composer.options.chosen(choices).hydra.sweeper.get("params") or {}
-    return [composer.options.parse(f"{key}={value}") for key, value in listed.items()]
+    given = {override.get_key_element() for override in parsed}
+    return [composer.options.parse(f"{key}={value}") for key, value in listed.items() if key not in given]
 
 
 def values(override: Override) -> Iterator[str]:

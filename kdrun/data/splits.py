@@ -50,6 +50,11 @@ class Data:
         few = train if self.few is self.train else self.few.to(device)
         return replace(self, train=train, few=few, val=self.val.to(device), test=self.test.to(device))
 
+    def brief(self, count: int) -> Data:
+        """Returns the data with no more than ``count`` images to select by, and as many to report."""
+        val, test = (split.take(torch.arange(min(count, split.size))) for split in (self.val, self.test))
+        return replace(self, val=val, test=test)
+
 
 def balanced(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Returns ``count`` places of ``labels``, drawn at random and as equally often from each class as may be.

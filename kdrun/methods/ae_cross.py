@@ -34,8 +34,9 @@ class AECross(Method):
     Both nets get gradients from every link, nothing is detached. The decoder's map is one row and column larger, which
     a 2x2 max-pool of stride 1 evens out, or a learned 2x2 convolution in the report's experiment 3. Departures: one
     optimizer moves both nets, which for the authors' RMSprop is what their two do; batches are shuffled, theirs were
-    not; the best epoch by validation is kept, theirs was the last. The run's student, with its scores, is X to Y: it is
-    its best epoch that is kept, in which Y to X need not be at its own, so that without a link it is the net alone.
+    not; label maps are scaled by the nearest pixel, theirs were blended; a tenth of the training pairs validates and
+    the best epoch by it is kept, theirs trained on all and kept the last. The run's student, with its scores, is X to Y:
+    it is its best epoch that is kept, in which Y to X need not be at its own, so that without a link it is the net alone.
 
     Args:
         links: pairs of taps (from 0): of an encoder of X to Y, and of the decoder of Y to X that it is to match.

@@ -26,8 +26,8 @@ class WSKD(Method):
     Lee and Paik, "Improved structure for knowledge distillation" (a proposal; they printed no result), section "Wise
     student": the second loss is ce_weight CE(labels, student) + kd_weight T^2 KL(corrected || student), a mean over
     those samples alone, of a new forward pass through the student as the first step left it. The words "modify the soft
-    label to have the maximum value at the true class and preserve correlation of other classes" are made exact by
-    ``corrected``. Where the teacher makes no mistake this is the base method, to the last bit.
+    label of this sample to have the maximum value at true class and preserve correlation of other classes" are made
+    exact by ``corrected``. Where the teacher makes no mistake this is the base method, to the last bit.
 
     Whether the teacher errs is asked of the view of the sample that the student sees, which costs one wait for the
     device per batch. The part of the samples on which it does is scored each epoch as ``teacher_wrong``.

@@ -48,7 +48,7 @@ class ZSKD(Method):
             scales half of them are not.
         impression_epochs: steps of Adam for each image.
         impression_batch: images per such step.
-        lr: of Adam, for images.
+        lr: of Adam, for images; no schedule moves it.
         constraint: of images after each step: ``clamp`` keeps pixels in [0, 1]; ``none`` lets them go anywhere.
         augment: whether the student sees impressions moved about, see ``moved``, with what the teacher says of them.
         student_loss: of the soft targets: ``kl``, T^2 KL(teacher || student), both softened; ``bce``, binary
@@ -124,7 +124,8 @@ class ZSKD(Method):
             return {"impression": -(targets * said).sum(1).mean()}
 
         adam = partial(torch.optim.Adam, lr=self.lr)
-        update = Update(made.parameters(), loss, adam, after_step=made.clamp if self.constraint == "clamp" else None)
+        after_step = made.clamp if self.constraint == "clamp" else None
+        update = Update(made.parameters(), loss, adam, scheduled=False, after_step=after_step)
         fields = {"stream": Places(made.batches), "epochs": self.impression_epochs}
         free = {"evaluate": None, "select": None, "until": lambda scores: False}
         return exp.stage(f"impressions{label}", [update], {"impressions": made}, **fields, **free)
