@@ -16,9 +16,11 @@ from kdrun.experiment import Experiment
 from kdrun.initial import fresh
 from kdrun.methods.base import Method
 from kdrun.nodes import Node, bare
+from kdrun.pieces import check_accuracies
 from kdrun.record import Listener
-from kdrun.rehearsal import Sketch, rehearse
+from kdrun.rehearsal import Sketch, noise, rehearse
 from kdrun.runtime import Runtime
+from kdrun.scores import TASKS
 from kdrun.store import Store, key
 from kdrun.taps import Renormalized, Tapped, freeze
 from kdrun.trained import Plan, Trained
@@ -99,6 +101,32 @@ def check_batches(config: Config, data: Data) -> None:
         check_batch(config["teacher"]["recipe"]["batch_size"], data.train, "teacher.recipe.batch_size")
 
 
+def tried(
+    config: Config, runtime: Runtime, listen: Listener, notice: Notice
+) -> tuple[Experiment, Node | None, list[Sketch]]:
+    """Builds all of a run and goes through each of its stages once, on noise; reads no data.
+
+    Returns:
+        The experiment on noise; the teacher's node, None where the method asks none; sketches of all stages.
+
+    Raises:
+        ConfigError: if something is at fault or does not fit together.
+        InputError: if ``teacher.checkpoint`` is no file.
+    """
+    check_nodes(config)
+    source = dataset(config)
+    if TASKS[source.task][0].percent:
+        check_accuracies(config)
+    wanted = method(config, source)
+    teacher = config["teacher"] if wanted.needs_teacher else None
+    if config["teacher"] and type(wanted).needs_teacher and not wanted.needs_teacher:
+        notice(f"method {config['method']['name']} as configured never asks the teacher; it is left out")
+    if twins(config, teacher):
+        notice(f"teacher and student are one net and begin as one: both have seed {config['seed']}")
+    mock = assemble(config, noise(source).to(runtime.device), runtime, listen, notice)
+    return mock, teacher, rehearsed(mock, config, teacher)
+
+
 def rehearsed(exp: Experiment, config: Config, teacher: Node | None) -> list[Sketch]:
     """Returns the stages of the whole run, its teacher's among them, each gone through once on noise.
 
@@ -127,7 +155,12 @@ def teach(exp: Experiment, node: Node | None) -> Experiment:
     """Returns ``exp`` with the teacher of ``node``: brought along, from the store, or trained now; none for None."""
     if node is None:
         return exp
-    return exp.taught_by(brought(exp, node) if node["checkpoint"] else exp.trained(node))
+    if node["checkpoint"]:
+        return exp.taught_by(brought(exp, node))
+    made, wanted = exp.trained(node), node["recipe"]["stop_at"]
+    if wanted is not None and (best := made.scores[exp.main.name]) < wanted:
+        exp.notice(f"teacher {node['name']} ended at {best:.4g} without reaching teacher.recipe.stop_at={wanted}")
+    return exp.taught_by(made)
 
 
 def checkpoint(node: Node) -> Path:

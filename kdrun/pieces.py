@@ -1,4 +1,4 @@
-"""The pieces of a training of the library: whether they fit, and what they are in plain values."""
+"""The pieces of a training: whether they fit, and what those of the library are in plain values."""
 
 from __future__ import annotations
 
@@ -34,6 +34,21 @@ def check_fit(exp: Experiment, method: Method, teacher: nn.Module | None) -> Non
         raise ConfigError("student", f"{frozen[0]} is frozen; call requires_grad_(True) on what has been a teacher")
     check_shape(exp, exp.student, "student")
     exp.stream("distill", exp.recipe.batch_size)  # refuses a batch of more images than there are
+
+
+def check_accuracies(config: dict[str, Any]) -> None:
+    """Refuses what stands for an accuracy in the config of a classification and is none.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    said = {"teacher.recipe.stop_at": config["teacher"]["recipe"]["stop_at"]} if config["teacher"] else {}
+    for model, claims in (config["claims"] or {}).items():
+        told = claims if isinstance(claims, dict) else {"": claims}
+        said |= {f"claims.{model}.{name}".rstrip("."): value for name, value in told.items() if name != "implausible"}
+    for where, value in said.items():
+        if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
+            raise ConfigError(where, f"{value!r} is not an accuracy in [0, 1]")
 
 
 def check_shape(exp: Experiment, model: Tapped | Renormalized, role: str) -> None:

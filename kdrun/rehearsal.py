@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kdrun.data.source import Source, Split
-from kdrun.data.splits import Data
+from kdrun.data.splits import NOISE, Data
 from kdrun.errors import ConfigError, KdrunError
 from kdrun.experiment import Experiment
 from kdrun.nodes import Node
@@ -110,7 +110,7 @@ def noise(source: Source) -> Data:
     paired = source.task == "translation"
     targets = images if paired else torch.randint(source.classes, (IMAGES,), generator=generator)
     split = Split(images, targets)
-    return Data(source, split, split, split, split, "noise", [])
+    return Data(source, split, split, split, split, NOISE, [])
 
 
 def rehearse(exp: Experiment, method: Node, name: str, teacher: Node | None) -> list[Sketch]:

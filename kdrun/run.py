@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from kdrun.experiment import Experiment
 from kdrun.journal import journals
 from kdrun.methods.base import Method
 from kdrun.record import Record, versions
-from kdrun.rehearsal import noise
 from kdrun.report.closing import closing, closing_line
 from kdrun.report.display import Display
 from kdrun.report.illustrate import draw_curves, illustrate
@@ -52,6 +52,7 @@ def run(config: Config, folder: Path, overrides: list[str], *, brief: bool = Fal
     with Display() as display, Interrupt() as interrupt:
         try:
             summary = perform(config, folder, overrides, display, interrupt)
+            interrupt.check("the end")  # a sweep must not go on with its next job
         except BaseException as error:
             if isinstance(error, Interrupted) and (folder / "config.yaml").is_file():
                 display.notice(f"what was trained is saved; go on with: kdrun train resume={folder}")
@@ -66,20 +67,11 @@ def run(config: Config, folder: Path, overrides: list[str], *, brief: bool = Fal
 def perform(config: Config, folder: Path, overrides: list[str], display: Display, interrupt: Interrupt) -> Summary:
     """Builds and rehearses, reads the data, trains, tests."""
     runtime = Runtime.of(config, interrupt)
-    assembly.check_nodes(config)
-    source = assembly.dataset(config)
-    method = assembly.method(config, source)
-    teacher = config["teacher"] if method.needs_teacher else None
-    if config["teacher"] and type(method).needs_teacher and not method.needs_teacher:
-        display.notice(f"method {config['method']['name']} as configured never asks the teacher; it is left out")
-    if assembly.twins(config, teacher):
-        display.notice(f"teacher and student are one net and begin as one: both have seed {config['seed']}")
-    mock = assembly.assemble(config, noise(source).to(runtime.device), runtime, display.listen, display.notice)
-    sketches = assembly.rehearsed(mock, config, teacher)
+    mock, teacher, sketches = assembly.tried(config, runtime, display.listen, display.notice)
     if config["dry_run"]:
         show_plan(display.console, mock, assembly.models(mock, teacher), sketches)
         return {"status": "dry run"}
-    data = Data.read(source)
+    data = Data.read(mock.data.source)
     if config["fast_dev_run"]:
         data = data.brief(BRIEF)
     data = data.to(runtime.device)
@@ -142,10 +134,14 @@ def conclude(
     write_last(exp, record)
     found = results(exp, config["student"]["name"], alone, scores)
     summary = summarize(config, exp, found, overrides)
+    halt = partial(exp.runtime.interrupt.check, "tests and figures")
+    halt()
     if method:
         summary["findings"] = method.findings(exp)
         for name, figure in method.figures(exp):
+            halt()
             record.figure(name, figure)
+    halt()
     illustrate(record, exp, config, found, summary)
     draw_curves(record, exp, alone, summary)
     files.write_json(record.folder / "summary.json", summary)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from kdrun.errors import ConfigError
+from kdrun.errors import ConfigError, Interrupted
 
 
 def derive(seed: int, *words: str | int) -> int:
@@ -35,6 +35,11 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+
+    def check(self, where: str) -> None:
+        """Raises Interrupted where a signal came; ``where`` is what was being done."""
+        if self.signum is not None:
+            raise Interrupted(self.signum, where)
 
     def __enter__(self) -> Interrupt:
         self._before = {number: signal.signal(number, self._hear) for number in self.signals}

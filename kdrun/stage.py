@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Terms = dict[str, Tensor]
-"""Named losses, already weighted; their sum is what is minimized."""
+"""Named losses, already weighted; their sum is what is minimized. A name with a slash, ``judge/real``, is of another
+player than the student, whose training loss it is no part of."""
 
 Scores = dict[str, float]
 """Named measures of a model on a split, such as top1 in [0, 1]."""

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from kdrun import files
-from kdrun.errors import InputError, Interrupted
+from kdrun.errors import InputError
 from kdrun.record import FORMAT
 from kdrun.runtime import Interrupt
 
@@ -66,8 +66,7 @@ class Store:
                 if time.monotonic() - told >= 30:
                     self.notice(f"waiting for another process that trains {folder.name}")
                     told = time.monotonic()
-            if self.interrupt.signum is not None:
-                raise Interrupted(self.interrupt.signum, f"waiting for {folder.name}")
+            self.interrupt.check(f"waiting for {folder.name}")
 
     def _verified(self, folder: Path, manifest: Manifest) -> Manifest:
         weights = folder / "model.safetensors"

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import torch
 from torch.optim import Optimizer
 
-from kdrun.errors import Interrupted
 from kdrun.runtime import Runtime
 from kdrun.stage import Batch, Scores, Stage, State, Terms, Update
 from kdrun.training import Recipe, Training, better, count, keep, means
@@ -143,7 +142,7 @@ class Clock:
         self.journal.tick(training.progress(), training.epoch)
         if runtime.interrupt.signum is not None:
             self.save()
-            raise Interrupted(runtime.interrupt.signum, f"stage {training.stage.name}, epoch {training.epoch}")
+            runtime.interrupt.check(f"stage {training.stage.name}, epoch {training.epoch}")
         if time.monotonic() - self.saved >= runtime.save_seconds:
             self.save()
 

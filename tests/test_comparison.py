@@ -14,7 +14,7 @@ from tiny import config
 
 from kdrun import files
 from kdrun.cli import main
-from kdrun.report.comparison import Grid, grids
+from kdrun.report.comparison import Grid, departures, grids
 from kdrun.report.labels import labels
 from kdrun.report.lines import Run, gather
 from kdrun.run import run
@@ -84,6 +84,29 @@ def test_claims_stand_beside_what_they_speak_of(rows: dict[str, dict[str, str]])
         "mlp_16 by kd": ("0.625", "0.125"),
         "mlp_16 by takd": ("", ""),
     }
+
+
+def test_what_runs_changed_of_what_a_claim_is_of_is_said(out: Path) -> None:
+    runs = loaded(out)
+    for one in runs:
+        one.summary["overrides"] = ["experiment=x", "seed=1", "method=kd", "epochs=1", "+student.width=4"]
+    said = "claims are of what the source ran; runs beside them were changed by epochs=1 student.width=4"
+    assert departures(gather(runs)) == [said]
+    for one in runs:
+        one.summary["overrides"] = ["experiment=x", "seed=1"]
+    assert departures(gather(runs)) == []
+
+
+def test_a_quick_run_is_in_no_table(out: Path, tmp_path: Path) -> None:
+    from kdrun.cli.report import read
+
+    folder = tmp_path / "sweep"
+    shutil.copytree(out / "sweep", folder)
+    quick = next(folder.glob("kd*/config.yaml"))
+    quick.write_text(quick.read_text().replace("fast_dev_run: false", "fast_dev_run: true"))
+    runs, others = read([folder])
+    assert quick.parent not in [run.folder for run in runs]
+    assert f"{quick.parent}: a quick run (fast_dev_run=true), which measures nothing" in others
 
 
 def test_a_claim_that_its_experiment_doubts_is_marked(rows: dict[str, dict[str, str]]) -> None:

@@ -52,7 +52,7 @@ CASES = {
     "~method": "method: cannot be taken away",
     "~teacher": "teacher: cannot be taken away; choose teacher=none",
     "~epochs": "epochs: cannot be taken away",
-    "name=a=b": "name: cannot parse 'name=a=b'; in quotes: name='a=b'",
+    "name=a=b": "name: cannot parse 'name=a=b'; in quotes: \"name='a=b'\"",
     "name='x": """name: cannot parse "name='x\"""",
     "=3": "command line: cannot parse '=3'",
     "name": "name: cannot parse 'name'",
@@ -109,6 +109,20 @@ def test_letters_of_any_language_spaces_and_digits_make_a_name(compose, override
 
 def test_two_spellings_of_one_letter_are_one_name(compose):
     assert compose("name=e\u0301")["name"] == compose("name=\u00e9")["name"] == "\u00e9"
+
+
+def test_an_experiment_that_is_given_twice_is_refused_at_once(compose):
+    with pytest.raises(ConfigError) as refused:
+        compose("experiment=takd_mnist", "experiment=gskd_mnist")
+    assert str(refused.value) == "experiment: given 2 times: takd_mnist, gskd_mnist; give one"
+
+
+@pytest.mark.parametrize("key", ["resume", "teacher.checkpoint", "out"])
+def test_the_folder_of_a_sweeps_job_is_taken_as_it_is_printed(compose, key):
+    config = compose(f"{key}=outputs/my sweep/1_kd_seed=1,students=[a,b]")
+    for part in key.split("."):
+        config = config[part]
+    assert str(config) == "outputs/my sweep/1_kd_seed=1,students=[a,b]"
 
 
 def test_a_path_may_hold_spaces_and_any_letters(compose):

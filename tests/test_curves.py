@@ -41,3 +41,17 @@ def test_a_model_whose_epochs_are_not_known_is_a_level() -> None:
 def test_a_model_without_such_rows_has_no_line_and_a_figure_without_lines_no_legend() -> None:
     assert curves({"given": []}, MAIN, "title").axes[0].lines[:] == []
     assert curves({"given": []}, MAIN, "title").axes[0].get_legend() is None
+
+
+def test_what_another_player_goes_down_is_no_part_of_the_students_training_loss() -> None:
+    rows = [{**row, "loss/judge/real": 50.0, "loss/judge/fake": 20.0} for row in ROWS]
+    loss, _ = curves({"student": rows}, MAIN, "title").axes
+    assert list(loss.lines[0].get_ydata()) == [3.0, 2.5, 1 / 3 + 2]
+
+
+def test_one_epoch_has_one_tick() -> None:
+    figure = curves({"student": ROWS[:1]}, MAIN, "title")
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]

@@ -42,9 +42,9 @@ def test_the_student_goes_down_the_labels_and_towards_passing_for_the_teacher() 
 def test_the_judge_goes_down_where_it_takes_one_for_the_other() -> None:
     made, (student, teacher) = method(judge_weight=3.0), torch.randn(2, 6, 5)
     found = made.judge_terms(teacher, student, BATCH)
-    assert float(found["judge_real"].detach()) == pytest.approx(-3 * log_sigmoid(made.judge(teacher)).mean(), rel=1e-5)
+    assert float(found["judge/real"].detach()) == pytest.approx(-3 * log_sigmoid(made.judge(teacher)).mean(), rel=1e-5)
     not_fake = np.log(1 - np.exp(log_sigmoid(made.judge(student))))
-    assert float(found["judge_fake"].detach()) == pytest.approx(-3 * not_fake.mean(), rel=1e-5)
+    assert float(found["judge/fake"].detach()) == pytest.approx(-3 * not_fake.mean(), rel=1e-5)
 
 
 def test_a_judge_that_is_sure_gives_finite_losses() -> None:
@@ -118,8 +118,8 @@ def test_the_judge_has_its_own_rate_and_number_of_steps(tmp_path: Path) -> None:
     assert {name for name in memory.rows[0] if name.startswith("loss/")} == {
         "loss/ce",
         "loss/gan",
-        "loss/judge_real",
-        "loss/judge_fake",
+        "loss/judge/real",
+        "loss/judge/fake",
     }
 
 
@@ -128,7 +128,7 @@ def test_a_judge_alone_learns_to_tell_them_apart(tmp_path: Path) -> None:
     exp, stage, _ = begun(tmp_path, *overrides)
     memory = Memory()
     fit(stage, exp.recipe, exp.runtime, memory)
-    errors = [row["loss/judge_real"] + row["loss/judge_fake"] for row in memory.rows]
+    errors = [row["loss/judge/real"] + row["loss/judge/fake"] for row in memory.rows]
     assert errors[0] > errors[-1]
     assert errors[-1] < 2 * np.log(2)  # what a coin would have
 

@@ -133,6 +133,22 @@ def test_the_leaderboard_has_means_and_sample_deviations_over_the_seeds(sweep: P
     assert (row["n"], row["failed"], row["parameters"]) == ("3", "0", "2490")
 
 
+def test_each_data_set_has_a_table_of_its_own_and_each_task_its_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = summary(0.5, dataset="pairs", task="translation", overrides=["dataset=pairs"])
+    pictures["models"]["student"]["test"] = {score.name: 20.0 for score in TASKS["translation"]}
+    for number, name in enumerate(("digits", "mnist")):
+        job(tmp_path, number, summary(0.5, dataset=name, overrides=[f"dataset={name}"]))
+    job(tmp_path, 2, pictures)
+    assert leaderboard.write(tmp_path) == 0
+    titles = [line.split(" on test")[0] for line in capsys.readouterr().out.splitlines() if "on test images" in line]
+    assert titles == ["digits: top1", "mnist: top1", "pairs: psnr_db"]
+    rows = read(tmp_path)
+    assert (rows["dataset=pairs"]["psnr_db_mean"], rows["dataset=pairs"]["top1_mean"]) == ("20.0", "")
+    assert (rows["dataset=mnist"]["psnr_db_mean"], rows["dataset=mnist"]["top1_mean"]) == ("", "0.5")
+
+
 def test_the_jobs_of_a_long_sweep_come_in_their_order(tmp_path: Path) -> None:
     assert files.numbered(Path(name) for name in ("10_a", "2_b", "1_c")) == [Path("1_c"), Path("2_b"), Path("10_a")]
     for number in range(11):

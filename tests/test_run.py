@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ import kdrun.run
 from kdrun import files
 from kdrun.config.compose import compose
 from kdrun.data.synthetic import Synthetic
-from kdrun.errors import ConfigError, InputError, InUseError, TrainingError
+from kdrun.errors import ConfigError, InputError, Interrupted, InUseError, TrainingError
 from kdrun.experiment import Experiment
+from kdrun.methods.gan import GAN
 from kdrun.record import Record, read_rows
 from kdrun.run import run
 
@@ -435,3 +438,49 @@ def test_one_model_where_a_list_is_wanted_is_refused(method: str, key: str, tmp_
     with pytest.raises(ConfigError) as caught:
         train(tmp_path, "run", f"method={method}", f"method.{key}=mlp_16")
     assert str(caught.value) == f"method.{key}: 'mlp_16' is not a list"
+
+
+@pytest.mark.parametrize("where", ["findings", "figures"])
+def test_a_run_stopped_in_its_tests_ends_there_and_a_resume_finishes_it_without_training(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("method=gan", "student=mlp_32")
+    whole, first = train(tmp_path, "whole", *words)
+    stopped = getattr(GAN, where)
+
+    def signalled(self: GAN, exp: Experiment) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return stopped(self, exp)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="tests and figures"):
+        patch.setattr(GAN, where, signalled)
+        train(tmp_path, "cut", *words)
+    assert files.read_json(tmp_path / "cut" / "summary.json")["status"] == "interrupted"
+    monkeypatch.setattr("kdrun.trainer.descend", lambda *args: pytest.fail("trained again"))
+    again, second = train(tmp_path, "cut", *words)
+    assert again["findings"] == whole["findings"]
+    assert (second / "student.safetensors").read_bytes() == (first / "student.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["teacher.recipe.stop_at=70"], "teacher.recipe.stop_at: 70 is not an accuracy in [0, 1]"),
+        (["claims={mlp_16: {kd: 90}}"], "claims.mlp_16.kd: 90 is not an accuracy in [0, 1]"),
+        (["claims={mlp_16: good}"], "claims.mlp_16: 'good' is not an accuracy in [0, 1]"),
+    ],
+)
+def test_an_accuracy_that_is_none_is_refused(words: list[str], fault: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        train(tmp_path, "bad", "method=kd", *words)
+    assert str(refused.value) == fault
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_that_never_came_to_stop_at_is_said_to_have_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, (bound, said) in enumerate(((0.999, True), (0.01, False))):
+        train(tmp_path, f"run{place}", "method=kd", f"teacher.recipe.stop_at={bound}", "baseline=false")
+        out = " ".join(capsys.readouterr().out.split())
+        assert (f"without reaching teacher.recipe.stop_at={bound}" in out) == said

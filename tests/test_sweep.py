@@ -39,3 +39,21 @@ def test_two_sweeps_at_once_train_what_they_share_exactly_once_and_find_the_same
     for rows in (one, two):
         assert {row["setting"] for row in rows} == {"method=kd", "method=kd_soft"}
         assert all(row["n"] == "3" and row["failed"] == "0" for row in rows)
+
+
+def kdrun(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kdrun", *words, f"out={out}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+def test_a_job_that_a_rehearsal_refuses_refuses_the_sweep_before_anything_is_trained(tmp_path: Path) -> None:
+    tiny = [word for word in TINY if not word.startswith(("student=", "teacher"))]
+    done = kdrun(
+        tmp_path, "-m", *tiny, "student=mlp_16,byot_resnet18", "teacher=none", "method=self_distill", "seed=0,1"
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "kdrun: error: student: mlp_16 has no classifiers on the way; take selfdistill4 or byot_resnet18 "
+        "(in 2 of 4 jobs)\n"
+    )
+    assert list(tmp_path.iterdir()) == []

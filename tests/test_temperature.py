@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from tiny import Memory, config, experiment
 
+from kdrun.assembly import tried
 from kdrun.errors import ConfigError
 from kdrun.experiment import Experiment
 from kdrun.methods.temperature import Temperature
@@ -69,6 +72,14 @@ def test_an_image_that_is_not_there_is_refused(studied: tuple[Experiment, Temper
         Temperature(sample_index=30).sample(exp)
     with pytest.raises(ConfigError, match=r"^method.sample_label: 10 is out of range: 10 classes$"):
         next(Temperature(sample_label=10).stages(exp))
+
+
+def test_an_image_that_is_not_there_is_missed_before_anything_is_trained(tmp_path: Path) -> None:
+    words = (*WORDS, "dataset.test_count=30", "method.sample_index=30")
+    exp = experiment(tmp_path, *words)
+    with pytest.raises(ConfigError, match=r"^method.sample_index: there are only 30 test images$"):
+        next(exp.method(config(tmp_path, *words)["method"]).stages(exp))
+    assert tried(config(tmp_path, *words), exp.runtime, exp.listen, exp.notice)  # whose own images are two
 
 
 def test_the_figure_has_a_line_for_each_temperature_and_the_image(studied: tuple[Experiment, Temperature]) -> None:

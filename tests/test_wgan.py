@@ -32,16 +32,16 @@ def test_critic_and_student_pull_the_students_score_in_opposite_directions() -> 
     found = {**method.loss(Outputs(student, []), None, SEEN), **method.judge_terms(teacher, student, SEEN)}
     real, fake = (method.judge(logits).detach().mean() for logits in (teacher, student))
     torch.testing.assert_close(found["gan"].detach(), -2 * fake)
-    torch.testing.assert_close(found["critic"].detach(), -3 * (real - fake))
+    torch.testing.assert_close(found["critic/gap"].detach(), -3 * (real - fake))
     torch.testing.assert_close(found["ce"], 0.5 * F.nll_loss(F.log_softmax(student, 1), LABELS))
-    assert "penalty" not in found
+    assert "critic/penalty" not in found
 
 
 def test_the_penalty_is_the_squared_distance_of_the_slope_from_one() -> None:
     method = made(lipschitz="gp", penalty=4.0)
     real, fake = torch.randn(2, 6, 5)
     torch.manual_seed(3)
-    found = method.judge_terms(real, fake, SEEN)["penalty"]
+    found = method.judge_terms(real, fake, SEEN)["critic/penalty"]
     torch.manual_seed(3)
     between = real + torch.rand(6, 1) * (fake - real)
     slopes = []
@@ -60,7 +60,7 @@ def test_the_critics_weight_scales_all_that_it_goes_down() -> None:
     for method in (light, heavy):
         torch.manual_seed(3)
         terms.append(method.judge_terms(real, fake, SEEN))
-    assert terms[0].keys() == {"critic", "penalty"}
+    assert terms[0].keys() == {"critic/gap", "critic/penalty"}
     for name, term in terms[0].items():
         torch.testing.assert_close(terms[1][name], 8 * term)
 
@@ -70,7 +70,7 @@ def test_the_penalty_can_be_gone_down_by_the_critic() -> None:
     moved = torch.optim.Adam(method.judge.parameters(), lr=0.02)
     torch.manual_seed(0)
     for _ in range(200):
-        penalty = method.judge_terms(*torch.randn(2, 32, 5), SEEN)["penalty"]
+        penalty = method.judge_terms(*torch.randn(2, 32, 5), SEEN)["critic/penalty"]
         moved.zero_grad()
         penalty.backward()
         moved.step()
@@ -173,7 +173,7 @@ def test_the_conditional_judge_names_the_class_and_the_logits_meet_in_l1() -> No
     found |= method.judge_terms(teacher, student, SEEN)
     named = [F.nll_loss(F.log_softmax(judge.label(judge.body(logits)), 1), LABELS) for logits in (student, teacher)]
     torch.testing.assert_close(found["class"], 2 * named[0])
-    torch.testing.assert_close(found["judge_class"], 0.5 * (named[0] + named[1]))
+    torch.testing.assert_close(found["judge/class"], 0.5 * (named[0] + named[1]))
     assert float(found["l1"]) == pytest.approx(3 * float((student - teacher).abs().sum()) / 30, rel=1e-5)
     torch.testing.assert_close(found["gan"], 0.1 * F.softplus(-judge(student)).mean())
-    assert {"ce", "judge_real", "judge_fake"} < set(found)
+    assert {"ce", "judge/real", "judge/fake"} < set(found)

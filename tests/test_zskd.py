@@ -156,7 +156,7 @@ def test_the_students_schedule_leaves_the_rate_of_impressions_alone(out: Path) -
 def test_without_a_constraint_pixels_go_where_they_like(out: Path) -> None:
     exp, method = prepared(out, "method.constraint=none")
     fit(next(method.stages(exp)), exp.recipe, exp.runtime, Memory())
-    assert method.made[0].images().abs().max() > 2.5
+    assert method.made[0].images().abs().max() > 2.05  # pixels that exist end at 2
 
 
 def test_a_step_on_one_batch_leaves_the_other_images_and_the_teacher_alone(out: Path) -> None:
@@ -331,11 +331,13 @@ def test_noise_is_normal_after_normalization_or_uniform_before_it() -> None:
         assert float(pixels.var()) == pytest.approx(1 / 12, rel=0.02)
 
 
-def test_impressions_begin_as_the_noise_that_was_asked_for(out: Path) -> None:
-    _, flat, _ = followed(out, "method.impressions=noise", "method.noise=uniform")
-    pixels = flat.made[0].images() * 0.25 + 0.5
-    counts = torch.histc(pixels, 4, 0, 1) / pixels.numel()
-    assert torch.allclose(counts, torch.full((4,), 0.25), atol=0.05)  # normal noise has .16 in the outer ones
+@pytest.mark.parametrize(("noise", "outer"), [("uniform", 0.25), ("normal", 0.136)])
+def test_impressions_begin_as_the_noise_that_was_asked_for(noise: str, outer: float, out: Path) -> None:
+    _, begun, _ = followed(out, "method.impressions=noise", f"method.noise={noise}")
+    pixels = begun.made[0].images() * 0.25 + 0.5
+    inside = (pixels > 0) & (pixels < 1)  # what was clamped lies on the border
+    low, *_, high = torch.histc(pixels[inside], 4, 0, 1) / pixels.numel()
+    assert (float(low), float(high)) == pytest.approx((outer, outer), abs=0.04)
 
 
 def test_a_stage_of_places_holds_no_image() -> None:

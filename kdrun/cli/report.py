@@ -58,8 +58,11 @@ def read(folders: list[Path]) -> tuple[list[Run], list[str]]:
     runs, others = [], []
     for folder in (found for given in folders for found in inside(given)):
         summary = files.read_json(folder / "summary.json") if (folder / "summary.json").is_file() else {}
-        if summary.get("status") == "done":
-            runs.append(Run(folder, config(folder), summary))
+        done = Run(folder, config(folder), summary)
+        if done.config.get("fast_dev_run"):
+            others.append(f"{folder}: a quick run (fast_dev_run=true), which measures nothing")
+        elif summary.get("status") == "done":
+            runs.append(done)
         else:
             others.append(f"{folder}: {summary.get('status', 'not finished')} {summary.get('error', '')}".rstrip())
     if not runs:
@@ -99,7 +102,10 @@ def write(runs: list[Run], others: list[str], out: Path) -> None:
     from kdrun.report.losses import drawn
 
     lines, shown = gather(runs), console()
-    tables, notes = comparison.grids(lines), [comparison.NOTES, *comparison.doubts(lines)]
+    tables, notes = (
+        comparison.grids(lines),
+        [comparison.NOTES, *comparison.doubts(lines), *comparison.departures(lines)],
+    )
     for table in tables:
         shown.print(table.rich())
     for note in notes:

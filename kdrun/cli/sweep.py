@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from kdrun.cli.launch import launch
 from kdrun.config.choices import is_choice
 from kdrun.config.compose import Composer, compose
 from kdrun.config.options import Options
-from kdrun.config.sweep import check_jobs, jobs, params
-from kdrun.errors import Interrupted
+from kdrun.config.quoting import quoted
+from kdrun.config.sweep import check_jobs, for_all, jobs, params
+from kdrun.errors import ConfigError, Interrupted
 
 
 def run_sweep(composer: Composer, flags: Flags) -> int:
@@ -32,6 +35,7 @@ def run_sweep(composer: Composer, flags: Flags) -> int:
     configs = check_jobs(composer, jobs(composer, flags.overrides), check_nodes)
     folder = new_folder(configs[0], "sweep").absolute()
     if not configs[0]["dry_run"]:
+        rehearse(configs)
         claim(folder)
     spelled = composer.options.spell(flags.overrides)
     codes: list[int] = []
@@ -44,6 +48,33 @@ def run_sweep(composer: Composer, flags: Flags) -> int:
 
     failed = write(folder)  # also of a sweep that was stopped: what is done is done
     return stopped or min(codes, default=int(failed > 0))
+
+
+def rehearse(configs: Sequence[dict[str, Any]]) -> None:
+    """Goes through every stage of every job once on noise, on the CPU; once for jobs that are alike to it.
+
+    Raises:
+        ConfigError: of the first job that is at fault, saying how many others are so too.
+    """
+    import torch
+
+    from kdrun.assembly import tried
+    from kdrun.runtime import Runtime
+
+    @cache
+    def fault(text: str) -> ConfigError | None:
+        try:
+            tried(json.loads(text), Runtime(torch.device("cpu")), lambda *heard: None, lambda line: None)
+        except ConfigError as found:
+            return found
+        return None
+
+    def check(config: dict[str, Any]) -> None:
+        alike = {**config, "seed": 0, "epochs": 1, "name": None, "device": "cpu", "compile": False}
+        if found := fault(json.dumps(alike, sort_keys=True)):
+            raise found
+
+    for_all(check, configs)
 
 
 def job(
@@ -103,8 +134,3 @@ def described(overrides: Sequence[str], keys: Sequence[str]) -> str:
         if key in keys:
             parts.append(value if key == "method" else f"{re.split(r'[.@]', key)[-1]}={value}")
     return re.sub(r"[^\w.=,+@-]", "-", "_".join(parts))[:80]
-
-
-def quoted(text: str) -> str:
-    """Returns ``text`` as one quoted value of Hydra's grammar."""
-    return "'" + text.replace("'", "\\'") + "'"

@@ -21,6 +21,7 @@ from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from kdrun.config.choices import changed, is_choice, package
 from kdrun.config.places import CONF, register
+from kdrun.config.quoting import quote, takes_text
 from kdrun.config.root import GROUPS
 from kdrun.config.suggest import did_you_mean
 from kdrun.config.values import show
@@ -39,12 +40,6 @@ class Chosen(NamedTuple):
     """The option chosen at each place: ``method`` or ``optimizer@teacher.recipe.optimizer``."""
     hydra: DictConfig
     """Hydra's own part: its mode, its sweeper and what that is to sweep over."""
-
-
-def quote(override: str) -> str:
-    """Returns ``override`` with its value in quotes, as Hydra wants what has letters beyond ASCII."""
-    key, _, value = override.partition("=")
-    return f"{key}='{value}'" if value and not set(value) & set("',[]{}$") else ""
 
 
 class Options:
@@ -78,9 +73,9 @@ class Options:
         """
         key = override.partition("=")[0].strip().lstrip("+~") or "command line"
         quoted = quote(override)
-        parsed = self._parsed(override) or (not override.isascii() and self._parsed(quoted)) or None
+        parsed = self._parsed(override) or (takes_text(override) and self._parsed(quoted)) or None
         if parsed is None or not parsed.key_or_group:
-            way_out = f"; in quotes: {quoted}" if self._parsed(quoted) and key != "command line" else ""
+            way_out = f'; in quotes: "{quoted}"' if self._parsed(quoted) and key != "command line" else ""
             raise ConfigError(key, f"cannot parse {override!r}{way_out}")
         if key in OURS:
             raise ConfigError(key, "is set by kdrun; use out= and name=")
@@ -104,8 +99,14 @@ class Options:
 
         So is every place where a defaults list puts an option: ``optimizer@teacher.recipe.optimizer``, too. Of a sweep
         the first value of each override says which places there are.
+
+        Raises:
+            ConfigError: if an override cannot be parsed, or if ``experiment`` is given twice.
         """
         spelled = list(overrides)
+        experiments = [word.partition("=")[2] for word in spelled if word.lstrip("+").startswith("experiment=")]
+        if len(experiments) > 1:
+            raise ConfigError("experiment", f"given {len(experiments)} times: {', '.join(experiments)}; give one")
         while True:
             parsed = [self.parse(override) for override in spelled]
             slots = self._slots([self.first(o) for o in parsed if is_choice(o)])

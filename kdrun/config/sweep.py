@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.override_parser.types import Override
 
 from kdrun.config.choices import is_choice
 from kdrun.config.compose import Composer
 from kdrun.errors import ConfigError
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 LIMIT = 1000
 """Jobs of one sweep: more than this is a slip, such as ``seed=range(1000000000)``."""
@@ -74,16 +77,29 @@ def check_jobs(
     Raises:
         ConfigError: of the first job that is at fault, saying how many others are so too.
     """
-    configs, faults = [], []
-    for overrides in all_jobs:
+
+    def checked(overrides: Sequence[str]) -> dict[str, Any]:
+        config = composer.compose(overrides)
+        check(config)
+        return config
+
+    return for_all(checked, all_jobs)
+
+
+def for_all(made: Callable[[T], U], jobs: Sequence[T]) -> list[U]:
+    """Returns what ``made`` makes of every job.
+
+    Raises:
+        ConfigError: of the first job that is at fault, saying how many others are so too.
+    """
+    done, faults = [], []
+    for each in jobs:
         try:
-            config = composer.compose(overrides)
-            check(config)
-            configs.append(config)
+            done.append(made(each))
         except ConfigError as fault:
             faults.append(fault)
     if faults:
         same = sum(str(fault) == str(faults[0]) for fault in faults)
-        among = f" (in {same} of {len(all_jobs)} jobs)" if len(all_jobs) > 1 else ""
+        among = f" (in {same} of {len(jobs)} jobs)" if len(jobs) > 1 else ""
         raise ConfigError(faults[0].where, faults[0].what + among)
-    return configs
+    return done

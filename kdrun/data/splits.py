@@ -12,6 +12,9 @@ from kdrun.data.source import Source, Split
 from kdrun.errors import ConfigError
 from kdrun.runtime import derive
 
+NOISE = "noise"
+"""In place of a digest."""
+
 
 @dataclass
 class Data:
@@ -28,6 +31,11 @@ class Data:
     """sha256 of all training images and targets, as read: before they were padded or split."""
     notes: list[str]
     """What a user should know of it, one line each."""
+
+    @property
+    def rehearsed(self) -> bool:
+        """Whether these are the few images of noise of a rehearsal, of which nothing can be asked but their shape."""
+        return self.digest == NOISE
 
     @classmethod
     def read(cls, source: Source) -> Data:

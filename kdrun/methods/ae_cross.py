@@ -35,8 +35,8 @@ class AECross(Method):
     a 2x2 max-pool of stride 1 evens out, or a learned 2x2 convolution in the report's experiment 3. Departures: one
     optimizer moves both nets, which for the authors' RMSprop is what their two do; batches are shuffled, theirs were
     not; label maps are scaled by the nearest pixel, theirs were blended; a tenth of the training pairs validates and
-    the best epoch by it is kept, theirs trained on all and kept the last. The run's student, with its scores, is X to Y:
-    it is its best epoch that is kept, in which Y to X need not be at its own, so that without a link it is the net alone.
+    the best epoch by it is kept, theirs trained on all and kept the last. The run's student, with its scores, is X to
+    Y: its best epoch is kept, in which Y to X need not be at its own, so that without a link it is the net alone.
 
     Args:
         links: pairs of taps (from 0): of an encoder of X to Y, and of the decoder of Y to X that it is to match.

@@ -83,4 +83,4 @@ class CGAN(GAN):
     def judge_terms(self, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
         """Returns what the judge goes down: it errs in who it was, or in the class."""
         teacher, student = (F.cross_entropy(self.judge.classify(logits), batch.targets) for logits in (real, fake))
-        return {**super().judge_terms(real, fake, batch), "judge_class": self.judge_weight * (teacher + student)}
+        return {**super().judge_terms(real, fake, batch), "judge/class": self.judge_weight * (teacher + student)}

@@ -131,8 +131,8 @@ class GAN(Game):
     def judge_terms(self, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
         """Returns what the judge goes down: it errs where it takes real for fake, or fake for real."""
         return {
-            "judge_real": self.judge_weight * F.softplus(-self.judge(real)).mean(),
-            "judge_fake": self.judge_weight * F.softplus(self.judge(fake)).mean(),
+            "judge/real": self.judge_weight * F.softplus(-self.judge(real)).mean(),
+            "judge/fake": self.judge_weight * F.softplus(self.judge(fake)).mean(),
         }
 
 

@@ -46,6 +46,8 @@ class Temperature(Scratch):
         classes = exp.data.source.classes
         if self.sample_index is None and self.sample_label >= classes:
             raise ConfigError("method.sample_label", f"{self.sample_label} is out of range: {classes} classes")
+        if not exp.data.rehearsed:
+            self.sample(exp)  # here: what is missing must not be found missing after the training
         yield from super().stages(exp)
 
     def sample(self, exp: Experiment) -> int:

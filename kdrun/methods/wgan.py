@@ -81,9 +81,9 @@ class WGAN(Game):
 
     def judge_terms(self, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
         """Returns what the critic goes down: it parts the teacher's scores from the student's."""
-        terms = {"critic": -self.critic_weight * (self.judge(real).mean() - self.judge(fake).mean())}
+        terms = {"critic/gap": -self.critic_weight * (self.judge(real).mean() - self.judge(fake).mean())}
         if self.lipschitz == "gp":
-            terms["penalty"] = self.critic_weight * self.penalty * (self.slope(real, fake) - 1).square().mean()
+            terms["critic/penalty"] = self.critic_weight * self.penalty * (self.slope(real, fake) - 1).square().mean()
         return terms
 
     def slope(self, real: Tensor, fake: Tensor) -> Tensor:

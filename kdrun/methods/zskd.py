@@ -38,8 +38,8 @@ class ZSKD(Method):
 
     Args:
         impressions: ``synthesized``, or ``noise`` for the control whose images are the noise that they begin as.
-        noise: what they begin as: ``normal``, about the data's mean, or ``uniform`` pixels, as in the authors' code;
-            as a control, these teach less.
+        noise: what they begin as: ``uniform`` pixels, as in the authors' code, or ``normal`` ones about the data's
+            mean, which as a control teach more.
         count: of impressions of all classes, equally many each.
         scales: beta, by which concentrations are multiplied, each for an equal part of a class: where small, nearly
             all probability falls on one class, and that is often another one.
@@ -62,7 +62,7 @@ class ZSKD(Method):
     def __init__(
         self,
         impressions: Literal["synthesized", "noise"] = "synthesized",
-        noise: Literal["normal", "uniform"] = "normal",
+        noise: Literal["normal", "uniform"] = "uniform",
         count: Annotated[int, "[2, inf)"] = 4000,
         scales: list[Annotated[float, "(0, inf)"]] | None = None,
         within: Literal["row", "column"] = "row",

@@ -49,6 +49,10 @@ class Grid:
         return table
 
 
+NEUTRAL = ("experiment", "method", "seed", "device", "precision", "compile", "threads", "out", "name", "baseline")
+"""Keys that leave what a claim is of as it is; of methods the table says which."""
+
+
 def grids(lines: list[Line]) -> list[Grid]:
     """Returns the tables of all data sets, each followed by its further scores and by what its methods measured."""
     found = []
@@ -61,7 +65,7 @@ def grids(lines: list[Line]) -> list[Grid]:
         for how in dict.fromkeys(line.how for line in here):
             told = {label: line for label, line in named.items() if line.how == how and line.findings()}
             if told:
-                found.append(findings_grid(told, f"{section[0]}, {how}: findings on test images"))
+                found.append(findings_grid(told, f"{section[0]}, {how}: findings"))
     return found
 
 
@@ -130,6 +134,15 @@ def doubts(lines: list[Line]) -> list[str]:
     """Returns why claims in the tables are implausible, a line for each of their models."""
     found = {line.name: why for line in lines if (why := line.doubt())}
     return [f"! what is claimed of {name} is implausible: {why}" for name, why in found.items()]
+
+
+def departures(lines: list[Line]) -> list[str]:
+    """Returns a line with what runs that have claims beside them changed of their experiments; none where nothing."""
+    runs = [one.run for line in lines if line.claimed() is not None for one in line.all]
+    words = [word.lstrip("+") for run in runs for word in run.summary.get("overrides", ())]
+    changed = dict.fromkeys(word for word in words if word.partition("=")[0] not in NEUTRAL)
+    said = "claims are of what the source ran; runs beside them were changed by"
+    return [f"{said} {' '.join(changed)}"] if changed else []
 
 
 def claimed_difference(line: Line) -> float | None:

@@ -23,8 +23,7 @@ def curves(rows: dict[str, Rows], main: Score, title: str, given: dict[str, floa
     """Returns the training loss and the validation score of several models over their epochs.
 
     Only epochs in which the main score was taken are drawn: those of stages that train the model for its task. A loss
-    is the sum of its epoch's terms, those of other players among them; methods differ in them, so it is not to be
-    compared between the lines.
+    is the sum of its epoch's terms; methods differ in them, so it is not to be compared between the lines.
 
     Args:
         rows: of metrics.jsonl, by the label of the model.
@@ -55,7 +54,7 @@ def curves(rows: dict[str, Rows], main: Score, title: str, given: dict[str, floa
     right.set(xlabel="epoch", ylabel=f"validation {main.name}{' in %' if main.percent else ''}")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if axes.lines:
             axes.legend(fontsize=8)
     return figure
@@ -67,5 +66,11 @@ def others(row: dict[str, Any], main: Score) -> list[str]:
 
 
 def loss(row: dict[str, Any]) -> float:
-    """Returns the sum of all terms of an epoch's row."""
-    return sum((float(value) for name, value in row.items() if name.startswith("loss/")), 0.0)
+    """Returns the sum of the student's terms of an epoch's row; another player's go down a loss of their own."""
+    return sum((float(row[f"loss/{name}"]) for name in terms(row)), 0.0)
+
+
+def terms(row: dict[str, Any]) -> list[str]:
+    """Returns the names of the student's terms in an epoch's row."""
+    names = [name.removeprefix("loss/") for name in row if name.startswith("loss/")]
+    return [name for name in names if "/" not in name]

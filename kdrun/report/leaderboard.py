@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -35,6 +34,11 @@ class Line:
     done: list[Summary]
     failed: int
 
+    @property
+    def section(self) -> tuple[str, str] | None:
+        """The data set and the task, with whose lines alone it can be compared; None where no run ended."""
+        return (self.done[0]["dataset"], self.done[0]["task"]) if self.done else None
+
     def values(self, score: Score, role: str = "student") -> list[float]:
         """Returns the test score of each run's model of a role; fewer where a run has no such model."""
         models = [run["models"][role] for run in self.done if role in run["models"]]
@@ -53,11 +57,13 @@ def write(folder: Path) -> int:
     """
     runs = [read(job) for job in files.numbered(job for job in folder.iterdir() if job.is_dir())]
     lines = ranked(gather(runs))
-    task = next((run["task"] for run in runs if run["status"] == "done"), None)
-    if task is not None:
-        files.write(folder / "leaderboard.csv", table(lines, TASKS[task]).encode())
+    sections = list(dict.fromkeys((run["dataset"], run["task"]) for run in runs if run["status"] == "done"))
+    if sections:
+        files.write(folder / "leaderboard.csv", table(lines).encode())
         out = console()
-        out.print(shown(lines, TASKS[task][0]))
+        for section in sections:
+            here = [line for line in lines if line.section in (section, None)]
+            out.print(shown(here, section[0], TASKS[section[1]][0]))
         out.print(f"sweep folder {folder}", markup=False, soft_wrap=True)
     return sum(run["status"] != "done" for run in runs)
 
@@ -103,12 +109,12 @@ def spread(values: list[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def table(lines: list[Line], scores: Iterable[Score]) -> str:
+def table(lines: list[Line]) -> str:
     """Returns the leaderboard as csv: scores as they are, in [0, 1] where they are accuracies; empty where unknown."""
     rows = []
     for line in lines:
         row: dict[str, Any] = {"setting": line.setting, "n": len(line.done), "failed": line.failed}
-        for score in scores:
+        for score in TASKS[line.section[1]] if line.section else ():
             for name, values in (
                 (score.name, line.values(score)),
                 (f"{score.name}_difference", line.differences(score)),
@@ -123,15 +129,16 @@ def table(lines: list[Line], scores: Iterable[Score]) -> str:
         row["seconds_mean"] = mean(student["seconds"] for student in students) if students else ""
         rows.append(row)
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(names), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
-def shown(lines: list[Line], main: Score) -> Table:
-    """Returns the leaderboard as printed."""
-    title = f"{main.name} on test images, mean ± standard deviation over n seeds"
+def shown(lines: list[Line], dataset: str, main: Score) -> Table:
+    """Returns the leaderboard of a data set as printed."""
+    title = f"{dataset}: {main.name} on test images, mean ± standard deviation over n seeds"
     grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
     grid.add_column("setting", overflow="fold")
     for heading in ("n", main.name, "difference to alone", "teacher", "params", "seconds"):

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from kdrun.record import read_rows
-from kdrun.report.curves import loss
+from kdrun.report.curves import loss, terms
 from kdrun.report.labels import labels
 from kdrun.report.lines import Line
 from kdrun.scores import TASKS
@@ -54,13 +54,12 @@ def losses(panels: dict[str, list[Rows]], measure: str) -> Figure:
     """
     columns = min(COLUMNS, len(panels))
     count = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.7 * count + 0.4), layout="tight")
+    figure = Figure(figsize=(3.6 * columns, 2.7 * count + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(count, columns, squeeze=False)
     for axes, (label, seeds) in zip(grid.flat, panels.items(), strict=False):
         panel(axes, [[row for row in rows if row["stage"] == rows[-1]["stage"]] for rows in seeds], measure)
-        terms = [name.removeprefix("loss/") for name in seeds[0][-1] if name.startswith("loss/")]
-        title = [fill(label, WIDTH), fill(f"training: {' + '.join(terms)}", WIDTH)]
+        title = [fill(label, WIDTH), fill(f"training: {' + '.join(terms(seeds[0][-1]))}", WIDTH)]
         axes.set_title("\n".join(title), fontsize=7)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
@@ -75,12 +74,12 @@ def panel(axes: Any, seeds: list[Rows], measure: str) -> None:
     sizes = [max(abs(points[0][1]) for points in each if points) for each in (trained, held) if any(each)]
     beside = axes.twinx() if max(sizes) > APART * min(sizes) else axes
     handles = [*traces(axes, trained, "training", "tab:blue"), *traces(beside, held, "validation", "tab:orange")]
-    axes.legend(handles=handles, fontsize=7)
+    beside.legend(handles=handles, fontsize=7)  # of the upper axes: lines of the lower ones would cross it
     axes.set(xlabel="epoch", ylabel="loss" if beside is axes else "training loss")
     if beside is not axes:
         beside.set_ylabel("validation loss")
     axes.grid(alpha=0.3)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
 def traces(axes: Any, seeds: list[list[tuple[int, float]]], label: str, colour: str) -> list[Any]:
