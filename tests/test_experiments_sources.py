@@ -142,13 +142,15 @@ FIXED: dict[str, Settings] = {
             **pair("lenet5", "lenet5_half", dataset__name=name, dataset__pad_to=32),
             **{"method.temperature": 20.0, "method.count": 4000, "method.impression_epochs": 300, "method.lr": 0.1},
             **{"method.constraint": "clamp", "method.scales": [1.0, 0.1], "method.within": "row"},
+            **{"method.noise": "uniform", "optimizer.name": optimizer, "optimizer.lr": 1e-3, "epochs": 100},
+            **{"teacher.recipe.optimizer.name": "adam"},
         }
-        for dataset, name in (("mnist", "mnist"), ("fmnist", "fashionmnist"))
+        for dataset, name, optimizer in (("mnist", "mnist", "sgd"), ("fmnist", "fashionmnist", "adam"))
     },
     "zskd_mnist_asrun": {
         **pair("lenet5", "lenet5_half", epochs=20, batch_size=256, optimizer__lr=0.01, optimizer__weight_decay=1e-4),
         **{"method.student_loss": "bce", "method.within": "column", "method.constraint": "none", "method.lr": 0.01},
-        **{"method.count": 12000, "method.impression_epochs": 1500},
+        **{"method.count": 12000, "method.impression_epochs": 1500, "method.noise": "normal"},
     },
     **{
         f"dekd_{dataset}": {
