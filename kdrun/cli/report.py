@@ -102,10 +102,8 @@ def write(runs: list[Run], others: list[str], out: Path) -> None:
     from kdrun.report.losses import drawn
 
     lines, shown = gather(runs), console()
-    tables, notes = (
-        comparison.grids(lines),
-        [comparison.NOTES, *comparison.doubts(lines), *comparison.departures(lines)],
-    )
+    tables = comparison.grids(lines)
+    notes = [comparison.NOTES, *comparison.doubts(lines), *comparison.departures(lines)]
     for table in tables:
         shown.print(table.rich())
     for note in notes:

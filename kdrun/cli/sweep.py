@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,9 @@ from kdrun.config.options import Options
 from kdrun.config.quoting import quoted
 from kdrun.config.sweep import check_jobs, for_all, jobs, params
 from kdrun.errors import ConfigError, Interrupted
+
+BESIDE = ("seed", "epochs", "name", "optimizer", "schedule")
+"""Keys that a rehearsal does not depend on: a sweep over rates need not be rehearsed rate by rate."""
 
 
 def run_sweep(composer: Composer, flags: Flags) -> int:
@@ -51,30 +53,35 @@ def run_sweep(composer: Composer, flags: Flags) -> int:
 
 
 def rehearse(configs: Sequence[dict[str, Any]]) -> None:
-    """Goes through every stage of every job once on noise, on the CPU; once for jobs that are alike to it.
+    """Goes through the stages of every job once, on noise; of jobs that differ in ``BESIDE`` alone, of one.
 
     Raises:
         ConfigError: of the first job that is at fault, saying how many others are so too.
     """
+    known: dict[str, ConfigError | None] = {}
+
+    def check(config: dict[str, Any]) -> None:
+        kind = json.dumps({key: config[key] for key in config if key not in BESIDE}, sort_keys=True, default=str)
+        if kind not in known:
+            known[kind] = fault(config)
+        if found := known[kind]:
+            raise found
+
+    for_all(check, configs)
+
+
+def fault(config: dict[str, Any]) -> ConfigError | None:
+    """Returns what a rehearsal finds wrong in ``config``."""
     import torch
 
     from kdrun.assembly import tried
     from kdrun.runtime import Runtime
 
-    @cache
-    def fault(text: str) -> ConfigError | None:
-        try:
-            tried(json.loads(text), Runtime(torch.device("cpu")), lambda *heard: None, lambda line: None)
-        except ConfigError as found:
-            return found
-        return None
-
-    def check(config: dict[str, Any]) -> None:
-        alike = {**config, "seed": 0, "epochs": 1, "name": None, "device": "cpu", "compile": False}
-        if found := fault(json.dumps(alike, sort_keys=True)):
-            raise found
-
-    for_all(check, configs)
+    try:
+        tried(config, Runtime(torch.device("cpu")), lambda *heard: None, lambda line: None)
+    except ConfigError as found:
+        return found
+    return None
 
 
 def job(
