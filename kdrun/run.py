@@ -30,8 +30,8 @@ from kdrun.trained import Trained
 
 Summary = dict[str, Any]
 
-BRIEF = 512
-"""Images to select by, and as many to report, of a run that is only tried: two batches of 256."""
+BRIEF = 256
+"""Images to select by, and as many to report, of a run that is only tried."""
 
 
 def run(config: Config, folder: Path, overrides: list[str], *, brief: bool = False) -> Summary:

@@ -309,7 +309,7 @@ def test_a_quick_run_is_scored_on_no_more_images_than_it_says(tmp_path: Path, mo
         Experiment, "predict", lambda self, model, split: scored.append(out := predict(self, model, split)) or out
     )
     told, _ = train(tmp_path, "quick", "fast_dev_run=true", "dataset.train_count=9000", "dataset.test_count=700")
-    assert {len(targets) for _, targets in scored} == {2, 512}  # two each in the rehearsal
+    assert {len(targets) for _, targets in scored} == {2, 256}  # two each in the rehearsal
     assert told["status"] == "done"
 
 
