@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import config, experiment
+from tiny import config, copied, experiment, same
 
 from kdrun import files, record, store
 from kdrun.errors import InputError, Interrupted
@@ -46,6 +46,14 @@ def test_the_same_fields_are_trained_once(tmp_path: Path) -> None:
     assert first[0].name == f"net-{key(FIELDS)[:12]}"
     assert first[1]["scores"] == {"top1": 0.5}
     assert (first[1]["key"], first[1]["fields"]) == (key(FIELDS), FIELDS)
+
+
+def test_a_teacher_is_trained_on_all_images_not_on_the_subset(tmp_path: Path) -> None:
+    whole, subset = (experiment(tmp_path / name, f"dataset.train_size={name}") for name in ("null", "32"))
+    assert whole.teacher is not None
+    assert subset.teacher is not None
+    assert whole.teacher.key == subset.teacher.key
+    assert same(copied(whole.teacher.model), copied(subset.teacher.model))
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"recipe": {"epochs": 4}}, {"recipe": {"epochs": 3, "lr": 0.1}}])

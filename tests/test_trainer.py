@@ -274,6 +274,18 @@ def test_what_the_frozen_models_were_shown_is_counted_over_interruptions(at: int
     assert fit(stage, recipe(), runtime(), Memory(memory.state))["asked"] == 2 * 5 * 8
 
 
+def test_frozen_models_answer_in_the_runs_precision() -> None:
+    model, frozen, dtypes = net(), nn.Linear(6, 2), []
+
+    def loss(batch: Batch, given: Any) -> Terms:
+        dtypes.append(given.dtype)
+        return entropy(model)(batch, given)
+
+    stage = stage_of(model, [Update(model.parameters(), loss)], given=lambda batch: frozen(batch.images))
+    fit(stage, recipe(), Runtime(torch.device("cpu"), precision="bf16"), Memory())
+    assert set(dtypes) == {torch.bfloat16}
+
+
 def test_losses_are_computed_in_the_precision_that_was_asked_for() -> None:
     model, kinds = nn.Linear(6, 2), []
 

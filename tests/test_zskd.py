@@ -123,17 +123,22 @@ def test_there_is_a_stage_for_each_class_and_one_for_the_student(out: Path) -> N
     assert [sum(p.numel() for p in stage.updates[0].params) for stage in memory.stages[:10]] == [6 * 144] * 10  # type: ignore[union-attr]
 
 
-def test_an_impression_goes_down_the_cross_entropy_of_its_target_at_the_temperature(out: Path) -> None:
+def test_impressions_go_down_cross_entropy_at_their_temperature(out: Path) -> None:
+    torch.manual_seed(0)  # what impressions and targets are drawn from
     exp, method = prepared(out, "method.temperature=7")
+    assert exp.teacher is not None
+    with torch.no_grad():
+        last_linear(exp, exp.teacher).weight.mul_(30)  # logits so far apart that a forgotten temperature shows
     stage = next(method.stages(exp))
-    made = method.made[0]
+    impressions = method.made[0]
     batch = list(stage.stream.epoch(1))[1]
     assert batch.index.tolist() == [4, 5]
-    found = float(stage.updates[0].loss(batch, None)["impression"].detach())
-    assert exp.teacher is not None
-    logits = exp.teacher(made.images()[4:]).logits.double().numpy() / 7
-    log = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    assert found == pytest.approx(-(made.targets[4:].numpy() * log).sum(1).mean(), rel=1e-4)
+    loss = float(stage.updates[0].loss(batch, None)["impression"].detach())
+    logits = exp.teacher(impressions.images()[4:]).logits.double().numpy()
+    assert logits.std() > 1
+    softened = logits / 7
+    log = softened - np.log(np.exp(softened).sum(1, keepdims=True))
+    assert loss == pytest.approx(-(impressions.targets[4:].numpy() * log).sum(1).mean(), rel=1e-6)
 
 
 def test_impressions_come_closer_to_their_targets_and_their_pixels_exist(out: Path) -> None:
