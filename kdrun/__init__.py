@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kdrun.methods.fitnets import FitNets
     from kdrun.methods.kd import KD
     from kdrun.methods.scratch import Scratch
-    from kdrun.taps import Renormalized, Tapped
+    from kdrun.train.taps import Renormalized, Tapped
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,7 @@ HOMES = {
     "kdrun.methods.fitnets": ["FitNets"],
     "kdrun.methods.kd": ["KD"],
     "kdrun.methods.scratch": ["Scratch"],
-    "kdrun.taps": ["Renormalized", "Tapped"],
+    "kdrun.train.taps": ["Renormalized", "Tapped"],
 }
 """Where these names live: imported when they are asked for, since ``kdrun --help`` must not wait for torch."""
 

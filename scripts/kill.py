@@ -23,9 +23,9 @@ from pathlib import Path
 
 import torch
 
-import kdrun.run  # noqa: F401  imported before the forks, which would each pay for it
+import kdrun.run.run  # noqa: F401  imported before the forks, which would each pay for it
 from kdrun.cli import main
-from kdrun.faults import planned
+from kdrun.store.faults import planned
 
 JOB = """dataset=synthetic dataset.train_count=200 teacher=cnn teacher.recipe.epochs=3 student=mlp_16 epochs=4
 method=takd method.base=fitnets method.base.hint_epochs=3 method.assistants=[mlp_32] batch_size=32

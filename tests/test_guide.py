@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from data_makers import picture
 
-from kdrun.assembly import check_nodes
 from kdrun.cli import main
 from kdrun.config.places import OwnConf
+from kdrun.run.assembly import check_nodes
 
 DOCS = Path(__file__).parent.parent / "docs"
 GUIDE = (DOCS / "bring-your-own.md").read_text()

@@ -15,34 +15,29 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 FLOORS = [
     {"__main__"},
-    {"cli"},
-    {"library"},
+    {"cli", "library"},
     {"run"},
-    {"assembly"},
-    {"pieces"},
     {"methods"},
     {"report"},
-    {"rehearsal"},
-    {"experiment"},
-    {"trained", "initial", "stages"},
-    {"trainer", "data", "scores", "store", "journal", "nodes"},
-    {"models", "config", "record", "taps", "training", "schedules"},
-    {"weights"},
-    {"files", "runtime", "stage"},
-    {"errors", "faults"},
+    {"core"},
+    {"data"},
+    {"store"},
+    {"train"},
+    {"models", "config"},
+    {"errors"},
 ]
 """Rooms from the roof down; a room imports from lower floors and from itself."""
 
 TOUCHES = {
-    "torch.load": {"files", "weights"},
-    "torch.save": {"files"},
+    "torch.load": {"store/files", "models/loading"},
+    "torch.save": {"store/files"},
     "pickle": {"data/pickles"},
-    "os.replace": {"files", "data/download"},
+    "os.replace": {"store/files", "data/download"},
     "os.rename": set(),
     "write_text": set(),
     "write_bytes": set(),
     "numpy.load": set(),
-    "open to write": {"record"},  # a row is added to metrics.jsonl, which survives a cut
+    "open to write": {"store/record"},  # a row is added to metrics.jsonl, which survives a cut
 }
 """What can lose or run a user's files, and the only modules that do it."""
 
@@ -101,29 +96,34 @@ def test_imports_only_go_down(file: Path) -> None:
     assert upward == set()
 
 
-def test_models_import_nothing_of_ours_but_one_another_and_what_reads_a_file_of_weights() -> None:
-    used = {file.stem: rooms_used(file) - {"models"} for file in FILES if room(file) == "models"}
-    assert {name for name, rooms in used.items() if rooms} <= {"zoo"}
-    assert used["zoo"] <= {"weights"}
+def test_there_are_eleven_rooms() -> None:
+    rooms = {file.parent.name for file in FILES if file.parent != ROOT}
+    assert rooms == set("cli library run report methods core train store data models config".split())
+    assert {file.name for file in FILES if file.parent == ROOT} == {"__init__.py", "__main__.py", "errors.py"}
 
 
-def test_methods_know_no_files_no_devices_and_no_loop() -> None:
-    unknown = {"files", "weights", "record", "store", "runtime", "trainer", "cli", "run", "assembly"}
-    assert {file.name: rooms_used(file) & unknown for file in FILES if room(file) == "methods"} == {
-        file.name: set() for file in FILES if room(file) == "methods"
-    }
+def test_models_import_one_another_and_errors_alone() -> None:
+    assert {name for file in FILES if room(file) == "models" for name in rooms_used(file)} <= {"models", "errors"}
+
+
+def test_methods_know_no_files_devices_or_loop() -> None:
+    rooms, modules = {"store", "cli", "run"}, ("kdrun.train.loop", "kdrun.train.runtime")
     words = re.compile(r"\bcuda\b|\.to\(|torch\.device")
-    assert [file.name for file in FILES if room(file) == "methods" and words.search(file.read_text())] == []
+    for file in (file for file in FILES if room(file) == "methods"):
+        assert rooms_used(file) & rooms == set(), place(file)
+        assert [name for name in imports(file) if name.startswith(modules)] == [], place(file)
+        assert not words.search(file.read_text()), place(file)
 
 
-def test_hydra_and_omegaconf_are_known_in_three_rooms_only() -> None:
-    knowing = {room(file) for file in FILES for name in imports(file) if name.split(".")[0] in ("hydra", "omegaconf")}
-    assert knowing <= {"cli", "config", "record"}
+def test_hydra_is_known_to_cli_config_and_the_record_alone() -> None:
+    hydra = ("hydra", "omegaconf")
+    knowing = {place(file) for file in FILES for name in imports(file) if name.partition(".")[0] in hydra}
+    assert {name for name in knowing if name.partition("/")[0] not in ("cli", "config")} == {"store/record"}
 
 
 def test_the_loop_knows_no_method_by_name() -> None:
     methods = [file.stem for file in FILES if room(file) == "methods" and file.stem not in ("__init__", "base")]
-    words = set(re.findall(r"\w+", (ROOT / "trainer.py").read_text().lower()))
+    words = set(re.findall(r"\w+", (ROOT / "train" / "loop.py").read_text().lower()))
     assert words & set(methods) == set()
 
 
@@ -176,7 +176,7 @@ def test_no_module_is_a_drawer_for_the_rest() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=place)
 def test_no_file_is_longer_than_one_reads_at_a_sitting(file: Path) -> None:
-    assert len(file.read_text().splitlines()) <= 220
+    assert len(file.read_text().splitlines()) <= 350
 
 
 @pytest.mark.parametrize("file", FILES, ids=place)

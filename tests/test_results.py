@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tiny import COMPOSER
 
-from kdrun.assembly import check_nodes
 from kdrun.config.sweep import jobs
+from kdrun.run.assembly import check_nodes
 
 TEXT = (Path(__file__).parent.parent / "docs/results.md").read_text("utf-8")
 SPANS = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", TEXT)]

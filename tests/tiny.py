@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdrun import assembly
 from kdrun.config.compose import Composer
+from kdrun.core.experiment import Experiment
 from kdrun.data.splits import Data
 from kdrun.errors import Interrupted
-from kdrun.experiment import Experiment
-from kdrun.runtime import Interrupt, Runtime
-from kdrun.stage import Batch, Scores, Stage, State
+from kdrun.run import assembly
+from kdrun.train.runtime import Interrupt, Runtime
+from kdrun.train.stage import Batch, Scores, Stage, State
 
 torch.set_num_threads(1)
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from kdrun import files
 from kdrun.cli.flags import Parser
 from kdrun.errors import ConfigError, InputError
+from kdrun.store import files
 
 if TYPE_CHECKING:
     from kdrun.report.lines import Run

@@ -32,7 +32,7 @@ def run_sweep(composer: Composer, flags: Flags) -> int:
     Raises:
         ConfigError: before job 0, if any job's config is at fault.
     """
-    from kdrun.assembly import check_nodes  # here: a faulty sweep is refused without waiting for torch
+    from kdrun.run.assembly import check_nodes  # here: a faulty sweep is refused without waiting for torch
 
     configs = check_jobs(composer, jobs(composer, flags.overrides), check_nodes)
     folder = new_folder(configs[0], "sweep").absolute()
@@ -74,8 +74,8 @@ def fault(config: dict[str, Any]) -> ConfigError | None:
     """Returns what a rehearsal finds wrong in ``config``."""
     import torch
 
-    from kdrun.assembly import tried
-    from kdrun.runtime import Runtime
+    from kdrun.run.assembly import tried
+    from kdrun.train.runtime import Runtime
 
     try:
         tried(config, Runtime(torch.device("cpu")), lambda *heard: None, lambda line: None)
@@ -103,7 +103,7 @@ def job(
         overrides = [word.removeprefix("++") if word.removeprefix("++") in spelled else word for word in words]
         label = f"{HydraConfig.get().job.num}_{described(overrides, keys)}".rstrip("_")
         try:
-            from kdrun.run import run
+            from kdrun.run.run import run
 
             summary = run(compose(overrides, config_dir), folder / label, overrides, brief=True)
             return float(summary.get("score", "nan"))

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         overrides = flags.overrides
         config = composer.compose(overrides)
         folder = new_folder(config, f"{config['dataset']['name']}_{config['method']['name']}")
-    from kdrun.run import run  # here: whatever is at fault so far is said without waiting for torch
+    from kdrun.run.run import run  # here: whatever is at fault so far is said without waiting for torch
 
     run(config, folder, overrides)
     return 0

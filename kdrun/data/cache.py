@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from kdrun import files
 from kdrun.data.source import Source, Split
 from kdrun.errors import WriteError
+from kdrun.store import files
 
 FORMAT = 1
 """To be raised when the same files are made into something else."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdrun.data.source import Source, Split
 from kdrun.errors import ConfigError
-from kdrun.runtime import derive
+from kdrun.train.runtime import derive
 
 NOISE = "noise"
 """In place of a digest."""

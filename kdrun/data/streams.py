@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kdrun import stage
 from kdrun.data import augment
 from kdrun.data.source import Source, Split
 from kdrun.errors import ConfigError
-from kdrun.runtime import derive
-from kdrun.stage import Batch
+from kdrun.train import stage
+from kdrun.train.runtime import derive
+from kdrun.train.stage import Batch
 
 
 class Stream:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdrun.data.source import Source, Split, Task
-from kdrun.runtime import derive
+from kdrun.train.runtime import derive
 
 
 @dataclass(kw_only=True)

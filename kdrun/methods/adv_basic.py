@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdrun.core.experiment import Experiment
+from kdrun.core.models import Trained
 from kdrun.errors import TrainingError
-from kdrun.experiment import Experiment
 from kdrun.methods.base import Batch, Method, Outputs, Scores, Stage, Stages, Terms, Update
 from kdrun.methods.gan import Judge, share
-from kdrun.trained import Trained
 
 Form = Literal["non_saturating", "minimax", "minimax_clamped"]
 

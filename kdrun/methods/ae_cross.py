@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import torch
 from torch import Tensor, nn
 
+from kdrun.core.experiment import Experiment
+from kdrun.data.label_maps import label_map_scores
 from kdrun.data.streams import pixels
 from kdrun.errors import ConfigError
-from kdrun.experiment import Experiment
 from kdrun.methods.base import Batch, Method, Outputs, Scores, Stages, Terms, Update
 from kdrun.methods.reconstruction import Distance, distance
 from kdrun.report.strips import recalls, strips
-from kdrun.scores import endpoint_error, label_map_scores, measure, predict
+from kdrun.train.metrics import endpoint_error, measure, predict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

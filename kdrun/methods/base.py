@@ -12,13 +12,13 @@ from torch import nn
 
 from kdrun.config.build import KEYWORDS, VARIADIC, hints_of
 from kdrun.config.values import fit
-from kdrun.stage import Batch, Outputs, Scores, Stage, Terms, Update
+from kdrun.train.stage import Batch, Outputs, Scores, Stage, Terms, Update
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from kdrun.experiment import Experiment
-    from kdrun.trained import Trained
+    from kdrun.core.experiment import Experiment
+    from kdrun.core.models import Trained
 
 
 Stages = Generator[Stage, Scores | None, None]

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kdrun.core.experiment import Experiment
 from kdrun.errors import ConfigError
-from kdrun.experiment import Experiment
 from kdrun.methods.base import Batch, Method, Outputs, Scores, Stage, Stages, Terms, Update
 from kdrun.methods.kd import soft_loss
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kdrun.experiment import Experiment
+from kdrun.core.experiment import Experiment
 from kdrun.methods.base import Batch, Method, Outputs, Scores, Stages, Terms, Update
 
 

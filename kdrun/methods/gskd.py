@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import torch
 
+from kdrun.config.nodes import Node
+from kdrun.core.experiment import Experiment
+from kdrun.core.models import Trained
 from kdrun.errors import ConfigError
-from kdrun.experiment import Experiment
 from kdrun.methods.base import Batch, Method, Scores, Stage, Stages, Terms, changed, tested
 from kdrun.methods.kd import Reduction, soft_loss
-from kdrun.nodes import Node
-from kdrun.trained import Trained
 
 
 class GSKD(Method):

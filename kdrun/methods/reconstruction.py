@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdrun.methods.base import Batch, Method, Outputs, Terms
-from kdrun.scores import endpoint_error
+from kdrun.train.metrics import endpoint_error
 
 Distance = Literal["epe", "l1", "l2"]
 

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdrun.core.experiment import Experiment
 from kdrun.errors import ConfigError
-from kdrun.experiment import Experiment
 from kdrun.methods.base import Batch, Method, Outputs, Scores, Stages, Terms, Update
 from kdrun.methods.kd import soft_loss
 from kdrun.models.heads import Head
-from kdrun.scores import measure
+from kdrun.train.metrics import measure
 
 
 class SelfDistill(Method):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdrun.experiment import Experiment
+from kdrun.core.experiment import Experiment
+from kdrun.core.models import Trained
 from kdrun.methods.base import Method, Scores, Stages, tested
-from kdrun.trained import Trained
 
 
 class TAKD(Method):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from torch import Tensor
 
+from kdrun.core.experiment import Experiment
 from kdrun.errors import ConfigError
-from kdrun.experiment import Experiment
 from kdrun.methods.base import Scores, Stages
 from kdrun.methods.scratch import Scratch
 from kdrun.report.temperature import softened

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kdrun.experiment import Experiment
+from kdrun.core.experiment import Experiment
 from kdrun.methods.base import Batch, Method, Outputs, Scores, Stage, Stages, Terms, Update, changed
 
 Rule = Literal["shift", "swap", "lsr", "none"]

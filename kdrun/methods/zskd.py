@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdrun.core.experiment import Experiment
+from kdrun.core.models import Trained
 from kdrun.data.streams import pixels
 from kdrun.errors import ConfigError
-from kdrun.experiment import Experiment
 from kdrun.methods.base import Batch, Method, Outputs, Scores, Stage, Stages, Terms, Update
 from kdrun.methods.impressions import Impressions, Places, Shown, concentrations, dirichlet, drawn
 from kdrun.methods.kd import KD
 from kdrun.report import impressions as pictures
-from kdrun.trained import Trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrun import weights as stored
+from kdrun.models import loading
 from kdrun.models.init import he_normal
 
 ALONE: dict[str, dict[str, Any]] = {
@@ -92,7 +92,7 @@ def _take_channels(model: nn.Module, channels: int) -> None:
 def _find(net: str, weights: str) -> Path:
     from torchvision.models import get_model_weights
 
-    if Path(weights).suffix in stored.SUFFIXES:
+    if Path(weights).suffix in loading.SUFFIXES:
         return Path(weights)
     known = get_model_weights(net)
     if weights not in known.__members__:
@@ -105,13 +105,13 @@ def _find(net: str, weights: str) -> Path:
 
 
 def _fill(model: nn.Module, path: Path, classes: int) -> None:
-    state, own = stored.read(path), model.state_dict()
+    state, own = loading.read(path), model.state_dict()
     head = {
         name: own[name]
         for name in own.keys() & state.keys()
         if own[name].shape[:1] == (classes,) != state[name].shape[:1] and own[name].shape[1:] == state[name].shape[1:]
     }
-    stored.fill(model, state | head, path, "weights")
+    loading.fill(model, state | head, path, "weights")
 
 
 def _settle(model: Any) -> None:

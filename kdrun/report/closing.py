@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kdrun.report.cost import short
-from kdrun.scores import TASKS
+from kdrun.train.metrics import TASKS
 
 ROLES = {"teacher": "teacher", "alone": "student alone", "student": "student"}
 

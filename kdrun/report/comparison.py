@@ -15,7 +15,7 @@ from kdrun.report.cost import short
 from kdrun.report.labels import labels
 from kdrun.report.leaderboard import spread
 from kdrun.report.lines import BASE, UNTAUGHT, Line, Run, main_score
-from kdrun.scores import Score, called
+from kdrun.train.metrics import Score, called
 
 NOTES = """\
 mean ± standard deviation over n seeds; difference: to the same student trained alone from the same initial weights, in

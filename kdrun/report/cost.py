@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdrun.weights import lasting
+from kdrun.models.loading import lasting
 
 
 def parameters(model: nn.Module) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kdrun.scores import Score
+from kdrun.train.metrics import Score
 
 Rows = list[dict[str, Any]]
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from kdrun.scores import called
+from kdrun.train.metrics import called
 
 WIDTH = 110
 """Columns of a table where there is no terminal to fit it to."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from kdrun.core.experiment import Experiment
+from kdrun.core.models import Trained
 from kdrun.data.streams import pixels
-from kdrun.experiment import Experiment
-from kdrun.record import Record, read_rows
 from kdrun.report import figures
 from kdrun.report.curves import curves
 from kdrun.report.results import Results
-from kdrun.scores import TASKS
-from kdrun.trained import Trained
+from kdrun.store.record import Record, read_rows
+from kdrun.train.metrics import TASKS
 
 Config = dict[str, Any]
 Summary = dict[str, Any]

@@ -12,10 +12,10 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from kdrun import files
 from kdrun.report.cost import short
 from kdrun.report.display import console
-from kdrun.scores import TASKS, Score
+from kdrun.store import files
+from kdrun.train.metrics import TASKS, Score
 
 Summary = dict[str, Any]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdrun.nodes import ALONE, bare, nameless
-from kdrun.scores import TASKS, Score
+from kdrun.config.nodes import ALONE, bare, nameless
+from kdrun.train.metrics import TASKS, Score
 
 Config = dict[str, Any]
 

@@ -9,11 +9,11 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kdrun.record import read_rows
 from kdrun.report.curves import loss, terms
 from kdrun.report.labels import labels
 from kdrun.report.lines import Line
-from kdrun.scores import TASKS
+from kdrun.store.record import read_rows
+from kdrun.train.metrics import TASKS
 
 Rows = list[dict[str, Any]]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from kdrun.experiment import Experiment
-from kdrun.rehearsal import Sketch
+from kdrun.core.experiment import Experiment
+from kdrun.core.rehearsal import Sketch
 from kdrun.report.cost import flops, parameters, short
-from kdrun.taps import Tapped
+from kdrun.train.taps import Tapped
 
 
 def show_plan(console: Console, exp: Experiment, models: dict[str, Tapped], sketches: list[Sketch]) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kdrun.core.experiment import Experiment
+from kdrun.core.models import Trained
 from kdrun.data.streams import pixels
-from kdrun.experiment import Experiment
 from kdrun.report.cost import flops, parameters
-from kdrun.scores import agreement, beside_teacher, calibration_error, confusion, measure
-from kdrun.stage import Scores
-from kdrun.trained import Trained
+from kdrun.train.metrics import agreement, beside_teacher, calibration_error, confusion, measure
+from kdrun.train.stage import Scores
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kdrun.stage import Scores
+from kdrun.train.stage import Scores
 
 STRIPS = 4
 

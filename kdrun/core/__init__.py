@@ -1,0 +1,1 @@
+"""What a method is given: an experiment, its stages and its trained models."""

@@ -1,0 +1,1 @@
+"""All that is written, and how it is read again."""

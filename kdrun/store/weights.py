@@ -1,0 +1,25 @@
+"""Weights of trained models on disk, as safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from kdrun.models.loading import lasting
+from kdrun.store import files
+
+
+def write(path: Path, model: nn.Module) -> str:
+    """Writes the weights and buffers of ``model`` as safetensors; returns the file's sha256."""
+    return write_state(path, lasting(model, model.state_dict()))
+
+
+def write_state(path: Path, state: dict[str, Tensor]) -> str:
+    """Writes ``state`` as safetensors; returns the file's sha256."""
+    # clones: safetensors takes no tensors that share memory, as tied weights do
+    own = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    files.write(path, safetensors.torch.save(own))
+    return files.digest(path)

@@ -1,0 +1,1 @@
+"""Training: the nouns, the loop, and what it measures."""

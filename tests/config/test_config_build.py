@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import pytest
+import torch
+
+from kdrun.config.build import MODEL, build, check
+from kdrun.config.values import fit, inside
+from kdrun.errors import ConfigError
+
+HERE = __name__
+
+
+class Inner:
+    def __init__(self, width: Annotated[int, "[1, 8]"] = 2) -> None:
+        self.width = width
+
+
+class Outer:
+    """Takes one of everything."""
+
+    def __init__(
+        self,
+        first: int,
+        temperature: Annotated[float, "(0, 1000]"] = 4.0,
+        kind: Literal["hard", "soft"] = "soft",
+        depth: Annotated[int, "[1, inf)"] | None = None,
+        weights: Sequence[Annotated[float, "[0, 1]"]] = (),
+        inner: Inner | None = None,
+        recipe: dict[str, Any] | None = None,
+        links: list[dict[str, Any]] | None = None,
+    ) -> None:
+        if depth == 7:
+            raise ValueError("seven levels do not fit")
+        self.first, self.temperature, self.kind, self.weights = first, temperature, kind, weights
+        self.inner, self.recipe, self.links = inner, recipe, links
+
+
+@dataclass(kw_only=True)
+class Data:
+    size: int
+    crop: Annotated[int, "[0, inf)"] = 0
+
+
+@dataclass(kw_only=True)
+class MoreData(Data):
+    fraction: Annotated[float, "(0, 1)"] = 0.1
+
+
+def free(**more: Any) -> dict[str, Any]:
+    return more
+
+
+def at(name: str, /, **values: Any) -> dict[str, Any]:
+    return {"_target_": f"{HERE}.{name}", **values}
+
+
+def refusal(node: dict[str, Any], given: tuple[str, ...] = ("first",)) -> str:
+    with pytest.raises(ConfigError) as refused:
+        check(node, "method", given, trust=[HERE])
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"temperature": 0}, "method.temperature: 0 is out of range (0, 1000]"),
+        ({"temperature": -4.0}, "method.temperature: -4 is out of range (0, 1000]"),
+        ({"temperature": math.nan}, "method.temperature: nan is out of range (0, 1000]"),
+        ({"temperature": math.inf}, "method.temperature: inf is out of range (0, 1000]"),
+        ({"temperature": "four"}, "method.temperature: 'four' is not a number"),
+        ({"temperature": True}, "method.temperature: true is not a number"),
+        ({"temperature": None}, "method.temperature: null is not a number"),
+        ({"temperature": [4]}, "method.temperature: [4] is not a number"),
+        ({"depth": 0}, "method.depth: 0 is out of range [1, inf)"),
+        ({"depth": 1.5}, "method.depth: 1.5 is not a whole number"),
+        ({"kind": "sofd"}, "method.kind: 'sofd' is not one of hard, soft; did you mean 'soft'?"),
+        ({"weights": 1}, "method.weights: 1 is not a list"),
+        ({"weights": [0.5, 2]}, "method.weights[1]: 2 is out of range [0, 1]"),
+        ({"recipe": "adam"}, "method.recipe: 'adam' is not a group of keys"),
+        ({"temprature": 3}, "method.temprature: unknown key; did you mean 'method.temperature'?"),
+        ({"T": 3}, "method.T: unknown key; did you mean 'method.temperature'?"),
+        ({"first": 3}, "method.first: unknown key; Outer takes temperature, kind, depth"),
+        ({"inner": {"_target_": f"{HERE}.Inner", "width": 9}}, "method.inner.width: 9 is out of range [1, 8]"),
+        ({"recipe": {"_target_": f"{HERE}.Inner", "width": 9}}, "method.recipe.width: 9 is out of range [1, 8]"),
+        ({"links": [{"_target_": f"{HERE}.Inner", "wide": 9}]}, "method.links[0].wide: unknown key"),
+    ],
+)
+def test_what_the_signature_does_not_take_is_refused_with_the_full_key(values, fault):
+    assert refusal(at("Outer", **values)).startswith(fault)
+
+
+def test_a_missing_argument_is_named():
+    assert refusal(at("Outer"), given=()).startswith("method.first: missing; Outer takes first, temperature")
+
+
+def test_a_node_kept_as_a_dict_may_lack_what_its_class_is_given_later():
+    check(at("Outer", recipe=at("Outer")), "method", ("first",), trust=[HERE])
+
+
+def test_fields_inherited_by_a_data_class_are_checked_too():
+    assert refusal(at("MoreData", size=8, crop=-1), given=()) == "method.crop: -1 is out of range [0, inf)"
+    assert refusal(at("MoreData", size=8, fraction=1), given=()) == "method.fraction: 1 is out of range (0, 1)"
+    assert build(at("MoreData", size=8), where="dataset", trust=[HERE]).fraction == 0.1
+
+
+@pytest.mark.parametrize(
+    ("target", "fault"),
+    [
+        ("os.system", "'os.system' is not under kdrun, torch.optim, torchvision; if you trust it, add trust=[os]"),
+        ("torch.load", "'torch.load' is not under"),
+        ("kdrunner.Loss", "'kdrunner.Loss' is not under"),
+        ("kdrun.train.schedules.math", "'kdrun.train.schedules.math' is not a class"),
+        ("kdrun.train.schedules.Sequence", "'kdrun.train.schedules.Sequence' is not under"),
+        ("kdrun.train.schedules.Cosin", "no 'Cosin' in kdrun.schedules; did you mean 'Cosine'?"),
+        ("kdrun.nowhere.Cosine", "cannot import 'kdrun.nowhere.Cosine'"),
+        ("kdrun", "'kdrun' does not name a class"),
+        (None, "null does not name a class"),
+    ],
+)
+def test_only_classes_of_trusted_packages_are_named(target, fault):
+    with pytest.raises(ConfigError) as refused:
+        check({"_target_": target}, "method")
+    assert str(refused.value).startswith(f"method._target_: {fault}")
+
+
+def test_what_is_built_has_its_arguments_and_its_nested_nodes_built_first():
+    node = at("Outer", name="mine", temperature=2, weights=[0, 1], inner=at("Inner", width=3), links=[at("Inner")])
+    made = build(node, 5, where="method", trust=[HERE])
+    assert (made.first, made.temperature, made.weights) == (5, 2, [0, 1])
+    assert (type(made.inner), made.inner.width) == (Inner, 3)
+    assert made.links == [at("Inner")]
+
+
+def test_building_leaves_the_node_as_it_was():
+    node = at("Outer", name="mine", inner=at("Inner"))
+    build(node, 5, where="method", trust=[HERE])
+    assert node == at("Outer", name="mine", inner=at("Inner"))
+
+
+def test_keys_that_are_no_arguments_are_dropped_where_said():
+    assert build(at("Inner", name="x", taps=["a"]), where="student", trust=[HERE], drop=MODEL).width == 2
+    assert refusal(at("Inner", taps=["a"]), ()).startswith("method.taps: unknown key")
+
+
+def test_a_refusal_of_the_class_itself_names_the_node():
+    with pytest.raises(ConfigError, match=r"^method: seven levels do not fit$"):
+        build(at("Outer", depth=7), 1, where="method", trust=[HERE])
+
+
+def test_a_target_that_takes_any_key_is_given_any_key():
+    assert build(at("free", a=1, b=[2]), where="method", trust=[HERE]) == {"a": 1, "b": [2]}
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"lr": -1}, "optimizer.lr: -1 is out of range (0, inf)"),
+        ({"lr": 0}, "optimizer.lr: 0 is out of range (0, inf)"),
+        ({"lr": math.nan}, "optimizer.lr: nan is not a finite number"),
+        ({"lr": "fast"}, "optimizer.lr: 'fast' is not a number"),
+        ({"momentum": -1}, "optimizer.momentum: Invalid momentum value: -1"),
+        ({"nesterov": True}, "optimizer.nesterov: Nesterov momentum requires a momentum"),
+        ({"nesterov": 3}, "optimizer.nesterov: 3 is not true or false"),
+        ({"momentom": 0.9}, "optimizer.momentom: unknown key; did you mean 'optimizer.momentum'?"),
+    ],
+)
+def test_what_an_optimizer_refuses_is_found_before_it_has_parameters(values, fault):
+    with pytest.raises(ConfigError) as refused:
+        check({"_target_": "torch.optim.SGD", **values}, "optimizer")
+    assert str(refused.value).startswith(fault)
+
+
+def test_an_optimizer_is_built_over_the_parameters_it_is_given():
+    weight = torch.nn.Parameter(torch.ones(2))
+    made = build({"_target_": "torch.optim.Adam", "betas": [0.5, 0.9]}, [weight], where="optimizer")
+    assert made.param_groups[0]["params"] == [weight]
+    assert tuple(made.param_groups[0]["betas"]) == (0.5, 0.9)
+
+
+@pytest.mark.parametrize("group", ["dataset", "method", "optimizer", "schedule"])
+def test_every_file_lists_all_that_its_class_takes_and_nothing_else(compose, group):
+    import inspect
+
+    from kdrun.config.build import target
+    from kdrun.config.places import CONF
+
+    for path in sorted((CONF / group).glob("*.yaml")):
+        node = compose(f"{group}={path.stem}")[group]
+        check(node, group)
+        made = target(node, group)
+        if made.__module__.startswith("kdrun."):
+            assert set(node) - {"_target_", "name"} == set(inspect.signature(made).parameters), path.stem
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "lies_in"),
+    [
+        (0, "(0, 1]", False),
+        (0, "[0, 1]", True),
+        (1, "(0, 1)", False),
+        (1, "(0, 1]", True),
+        (math.nan, "[0, inf)", False),
+        (math.inf, "[0, inf)", False),
+        (-5, "(-inf, 0]", True),
+        (4294967296, "[0, 4294967295]", False),
+        (3, "a note", True),
+    ],
+)
+def test_intervals_hold_their_closed_ends_only(value, interval, lies_in):
+    assert inside(value, interval) is lies_in
+
+
+def test_a_long_value_is_cut_in_an_error():
+    with pytest.raises(ConfigError) as refused:
+        fit("x" * 1000, int, "epochs")
+    assert len(str(refused.value)) < 200

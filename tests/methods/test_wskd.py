@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import Interrupted, Memory, config, copied, experiment, same
+from torch import Tensor
+
+from kdrun.core.experiment import Experiment
+from kdrun.errors import ConfigError
+from kdrun.methods.wskd import WSKD, corrected, still
+from kdrun.train.loop import fit, one_step
+from kdrun.train.metrics import beside_teacher
+from kdrun.train.stage import Batch, Outputs, Stage
+from kdrun.train.training import Training
+
+NETS = ("teacher=mlp_16", "student=resnet8", "method=wskd", "batch_size=16", "method.bn=eval")
+BASE = {"_target_": "kdrun.methods.kd.KD", "name": "kd"}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all, so that a teacher is trained once."""
+    return tmp_path_factory.mktemp("store")
+
+
+def mistaken(count: int = 40, classes: int = 5) -> tuple[Tensor, Tensor]:
+    """Probabilities whose largest is never that of the label."""
+    generator = torch.Generator().manual_seed(0)
+    soft = (2 * torch.randn(count, classes, generator=generator)).softmax(1)
+    labels = (soft.argmax(1) + torch.randint(1, classes, (count,), generator=generator)) % classes
+    return soft, labels
+
+
+def begun(out: Path, *overrides: str) -> tuple[Experiment, Stage, WSKD]:
+    exp = experiment(out, *NETS, *overrides)
+    method = exp.method(config(out, *NETS, *overrides)["method"])
+    assert isinstance(method, WSKD)
+    return exp, next(method.stages(exp)), method
+
+
+def follow(out: Path, *overrides: str) -> tuple[dict[str, Tensor], Memory]:
+    exp, memory = experiment(out, *overrides), Memory()
+    exp.follow(exp.method(config(out, *overrides)["method"]), memory.journal)
+    return copied(exp.student), memory
+
+
+def batch_of(exp: Experiment, labels: Tensor) -> Batch:
+    images = torch.randn(len(labels), 1, 12, 12, generator=torch.Generator().manual_seed(1))
+    return Batch(images, labels, torch.arange(len(labels)), torch.zeros_like(labels), 1)
+
+
+def said(labels: Tensor, wrong: list[int]) -> Outputs:
+    """A teacher's outputs that are wrong at some places only."""
+    logits = torch.nn.functional.one_hot(labels, 10) * 3.0
+    for place in wrong:
+        logits[place] = logits[place].roll(1) * 2 + logits[place]
+    return Outputs(logits, [])
+
+
+@pytest.mark.parametrize("rule", ["shift", "swap", "lsr"])
+def test_corrected_targets_are_probabilities_with_the_true_class_first(rule: Any) -> None:
+    soft, labels = mistaken()
+    made = corrected(soft, labels, rule, 0.05, 0.9)
+    assert torch.allclose(made.sum(1), torch.ones(40), atol=1e-6)
+    assert (made >= 0).all()
+    assert torch.equal(made.argmax(1), labels)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.05, 0.4])
+def test_shift_puts_the_true_class_above_the_next_by_the_margin_and_no_more(margin: float) -> None:
+    soft, labels = mistaken()
+    made = corrected(soft, labels, "shift", margin, 0.9).numpy()
+    for row, label in zip(made, labels.tolist(), strict=True):
+        assert row[label] - np.delete(row, label).max() == pytest.approx(margin, abs=1e-6)
+
+
+def test_shift_keeps_the_ratios_of_all_other_classes() -> None:
+    soft, labels = mistaken()
+    made = corrected(soft, labels, "shift", 0.05, 0.9)
+    for before, after, label in zip(soft.numpy(), made.numpy(), labels.tolist(), strict=True):
+        before, after = np.delete(before, label), np.delete(after, label)
+        assert after / after[0] == pytest.approx(before / before[0], rel=1e-4)
+
+
+def test_swap_is_a_permutation_of_two_classes() -> None:
+    soft, labels = mistaken()
+    made = corrected(soft, labels, "swap", 0.05, 0.9)
+    assert torch.equal(made.sort(1).values, soft.sort(1).values)
+    assert ((made != soft).sum(1) == 2).all()
+
+
+def test_the_rules_do_to_an_example_what_was_worked_out_by_hand() -> None:
+    soft, label = torch.tensor([[0.547, 0.332, 0.090, 0.027, 0.004]]), torch.tensor([1])
+    expected = {
+        "shift": [0.428, 0.478, 0.071, 0.021, 0.003],
+        "swap": [0.332, 0.547, 0.090, 0.027, 0.004],
+        "lsr": [0.025, 0.9, 0.025, 0.025, 0.025],
+        "none": [0.547, 0.332, 0.090, 0.027, 0.004],
+    }
+    for rule, values in expected.items():
+        assert corrected(soft, label, rule, 0.05, 0.9)[0].tolist() == pytest.approx(values, abs=1e-3)  # type: ignore[arg-type]
+
+
+def test_the_second_step_goes_down_labels_and_corrected_targets_at_its_temperature() -> None:
+    method = WSKD(BASE, ce_weight=0.3, kd_weight=0.7, temperature=2.0, rule="swap")
+    student, teacher = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(3)).double()
+    labels = (teacher.argmax(1) + 1) % 5
+    found = method.second(student, teacher, labels)
+    soft = np.exp(teacher.numpy() / 2)
+    soft /= soft.sum(1, keepdims=True)
+    for row, label in zip(soft, labels.tolist(), strict=True):
+        top = row.argmax()
+        row[label], row[top] = row[top], row[label]
+    log = student.numpy() / 2 - np.log(np.exp(student.numpy() / 2).sum(1, keepdims=True))
+    apart = (soft * (np.log(soft) - log)).sum() / 4
+    hard = student.numpy() - np.log(np.exp(student.numpy()).sum(1, keepdims=True))
+    assert float(found["wise_kd"]) == pytest.approx(0.7 * 4 * apart)
+    assert float(found["wise_ce"]) == pytest.approx(-0.3 * hard[range(4), labels.tolist()].mean())
+
+
+def targets_of(method: WSKD, soft: Tensor, labels: Tensor) -> np.ndarray:
+    """The targets of the second step, where ``kd_weight`` and ``temperature`` are 1.
+
+    A divergence from p has at q = softmax(z), as a mean over N, the gradient (q - p) / N in z.
+    """
+    student = torch.zeros_like(soft, requires_grad=True)
+    method.second(student, soft.log(), labels)["wise_kd"].backward()
+    assert student.grad is not None
+    return 1 / soft.shape[1] - len(soft) * student.grad.numpy()
+
+
+def test_the_second_step_draws_the_student_to_the_margin_and_to_the_confidence_that_were_asked_for() -> None:
+    (soft, labels), rows = mistaken(), range(40)
+    shift, lsr = (
+        targets_of(WSKD(BASE, kd_weight=1.0, temperature=1.0, rule=rule, margin=0.3, confidence=0.6), soft, labels)
+        for rule in ("shift", "lsr")
+    )
+    ahead = [row[label] - np.delete(row, label).max() for row, label in zip(shift, labels.tolist(), strict=True)]
+    assert ahead == pytest.approx([0.3] * 40, abs=1e-5)
+    assert lsr[rows, labels.tolist()].tolist() == pytest.approx([0.6] * 40, abs=1e-5)
+
+
+def test_only_what_the_teacher_got_wrong_is_in_the_second_step(out: Path) -> None:
+    exp, stage, _ = begun(out)
+    labels = torch.tensor([0, 1, 2, 3, 4, 5])
+    batch, seen = batch_of(exp, labels), []
+    exp.student.register_forward_hook(lambda module, args, outputs: seen.append(args[0]))
+    stage.updates[1].loss(batch, said(labels, wrong=[1, 4]))
+    assert torch.equal(seen[0], batch.images[[1, 4]])
+
+
+def test_the_second_step_is_a_new_forward_pass_through_the_student_as_the_first_left_it(out: Path) -> None:
+    exp, stage, _ = begun(out)
+    training, weights = Training.begun(stage, exp.recipe, exp.runtime), []
+    exp.student.register_forward_hook(lambda module, args, outputs: weights.append(copied(module.model.fc)))
+    labels = torch.tensor([0, 1, 2, 3])
+    stage.given = lambda batch: said(labels, wrong=[0, 1, 2])
+    before = copied(exp.student.model.fc)
+    stage.modules.train()
+    one_step(training, batch_of(exp, labels))
+    assert [same(each, before) for each in weights] == [True, False]
+    assert not same(copied(exp.student.model.fc), weights[1])
+
+
+@pytest.mark.parametrize(("separate", "count"), [("false", 1), ("true", 2)])
+def test_the_steps_share_an_optimizer_unless_told_otherwise(separate: str, count: int, out: Path) -> None:
+    exp, stage, _ = begun(out, f"method.separate_optimizer={separate}")
+    assert len({id(each) for each in Training.begun(stage, exp.recipe, exp.runtime).optimizers}) == count
+
+
+@pytest.mark.parametrize("bn", ["eval", "buffer"])
+@pytest.mark.parametrize("base", ["kd", "gan"])
+def test_a_teacher_without_a_mistake_makes_it_the_base_method_to_the_last_bit(bn: str, base: str, out: Path) -> None:
+    learned = ("dataset.noise=0.01", "teacher.recipe.epochs=30", "student=resnet8", "epochs=2", "batch_size=16")
+    expected, plain = follow(out, f"method={base}", *learned)
+    weights, wise = follow(out, "method=wskd", f"method.base={base}", f"method.bn={bn}", *learned)
+    assert [row["val/teacher_wrong"] for row in wise.rows] == [0.0, 0.0]
+    assert same(weights, expected)
+    assert [row["loss/ce"] for row in wise.rows] == [row["loss/ce"] for row in plain.rows]
+
+
+def test_a_teacher_with_mistakes_makes_it_another_training_and_the_part_of_them_is_scored(out: Path) -> None:
+    words = ("student=resnet8", "batch_size=16")
+    expected, _ = follow(out, "method=blkd", *words)
+    weights, memory = follow(out, "method=wskd", *words)
+    assert not same(weights, expected)
+    exp = experiment(out, "method=wskd", *words)
+    assert exp.teacher is not None
+    train = exp.data.few
+    images = (train.images.float() / 255 - 0.5) / 0.25
+    wrong = (exp.teacher(images).logits.argmax(1) != train.targets).float().mean()
+    assert memory.rows[0]["val/teacher_wrong"] == pytest.approx(float(wrong), abs=1e-6)
+
+
+def test_each_epoch_is_scored_by_the_part_of_its_own_mistakes_alone(out: Path) -> None:
+    exp, stage, _ = begun(out)
+    assert stage.evaluate is not None
+    labels, shares = torch.arange(6), []
+    for wrong in ([1, 4], [0, 1, 2], []):
+        stage.updates[1].loss(batch_of(exp, labels), said(labels, wrong))
+        shares.append(stage.evaluate()["teacher_wrong"])
+    assert shares == pytest.approx([1 / 3, 1 / 2, 0])
+
+
+def test_fewer_mistakes_than_the_least_are_no_second_step(out: Path) -> None:
+    exp, stage, _ = begun(out, "method.min_subset=3")
+    labels = torch.tensor([0, 1, 2, 3, 4, 5])
+    batch = batch_of(exp, labels)
+    assert stage.updates[1].loss(batch, said(labels, wrong=[1, 4])) == {}
+    assert set(stage.updates[1].loss(batch, said(labels, wrong=[1, 4, 5]))) == {"wise_ce", "wise_kd"}
+
+
+def test_batchnorm_learns_nothing_from_the_second_step_and_the_rest_of_the_student_does(out: Path) -> None:
+    exp, stage, _ = begun(out)
+    labels = torch.tensor([0, 1, 2, 3])
+    exp.student.train()
+    before = copied(exp.student.model.bn1)
+    stage.updates[1].loss(batch_of(exp, labels), said(labels, wrong=[2]))
+    assert same(copied(exp.student.model.bn1), before)
+    assert all(module.training for module in exp.student.modules())
+
+
+def test_batchnorm_alone_is_held_still() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2), torch.nn.Dropout())
+    with still(net):
+        assert [module.training for module in net] == [True, False, True]
+    assert [module.training for module in net] == [True, True, True]
+
+
+def test_a_buffer_waits_until_mistakes_are_enough_and_then_gives_each_once(out: Path) -> None:
+    exp, stage, _ = begun(out, "method.bn=buffer", "method.buffer=5")
+    labels, sizes, shown = torch.arange(8), [], []
+    exp.student.register_forward_hook(lambda module, args, outputs: shown.append(args[0]))
+    batch = batch_of(exp, labels)
+    for wrong in ([0, 1], [2, 3], [4, 5], [6], [0, 1, 2, 3]):
+        terms = stage.updates[1].loss(batch, said(labels, wrong))
+        sizes.append(len(terms))
+    assert sizes == [0, 0, 2, 0, 2]
+    assert torch.equal(shown[0], batch.images[[0, 1, 2, 3, 4, 5]])
+    assert torch.equal(shown[1], batch.images[[6, 0, 1, 2, 3]])
+
+
+@pytest.mark.parametrize(("student", "terms"), [("mlp_16", 2), ("resnet8", 0)])
+def test_only_a_student_with_batchnorm_waits_for_more_mistakes(student: str, terms: int, out: Path) -> None:
+    exp, stage, _ = begun(out, f"student={student}", "method.bn=buffer")
+    labels = torch.arange(4)
+    assert len(stage.updates[1].loss(batch_of(exp, labels), said(labels, wrong=[0, 2]))) == terms
+
+
+def test_a_training_stopped_with_mistakes_in_the_buffer_ends_in_the_same_bits(out: Path) -> None:
+    words = ("method.bn=buffer", "method.buffer=24", "epochs=2", "batch_size=16")
+    exp, stage, method = begun(out, *words)
+    whole = Memory()
+    fit(stage, exp.recipe, exp.runtime, whole)
+    expected = copied(exp.student)
+
+    exp, stage, method = begun(out, *words)
+    memory = Memory()
+    memory.stop = (exp.runtime, 4)
+    with pytest.raises(Interrupted):
+        fit(stage, exp.recipe, exp.runtime, memory)
+    assert int(method.count) > 0
+    exp, stage, _ = begun(out, *words)
+    again = Memory(memory.state)
+    fit(stage, exp.recipe, exp.runtime, again)
+    assert same(copied(exp.student), expected)
+    assert again.rows[-1]["val/teacher_wrong"] == whole.rows[-1]["val/teacher_wrong"]
+
+
+@pytest.mark.parametrize("base", ["takd", "fitnets", "gskd"])
+def test_any_method_that_teaches_by_outputs_is_a_base(base: str, out: Path) -> None:
+    _, memory = follow(out, "method=wskd", f"method.base={base}")
+    assert [len(stage.updates) for stage in memory.stages] == ([1, 2] if base == "fitnets" else [2])
+    assert {"loss/wise_ce", "loss/wise_kd"} <= set(memory.rows[-1])
+
+
+def test_a_margin_of_all_the_probability_is_refused(out: Path) -> None:
+    with pytest.raises(ConfigError, match=r"method\.margin"):
+        begun(out, "method.margin=1")
+
+
+def test_accuracy_is_told_apart_by_whether_the_teacher_is_right() -> None:
+    eye = torch.eye(4)
+    targets, teacher, student = eye, eye[[0, 1, 3, 2]], eye[[0, 2, 2, 1]]
+    found = beside_teacher(student, teacher, targets.argmax(1))
+    assert found == {"top1_teacher_right": 0.5, "top1_teacher_wrong": 0.5}
+    assert beside_teacher(student, targets, targets.argmax(1)) == {"top1_teacher_right": 0.5}
+
+
+def test_a_rare_mistake_is_worth_a_word(out: Path) -> None:
+    exp, _, method = begun(out)
+    told: list[str] = []
+    for share in (0.2, 0.001):
+        method.share = share
+        found = method.findings(replace(exp, notice=told.append))
+        assert found == {"teacher_wrong_on_train": share}
+    assert told == ["the teacher errs on 0.10% of the training images: wskd is little but its base"]

@@ -1,0 +1,87 @@
+"""Stopped and resumed, a run ends in the same bits; more epochs go on where it ended."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdrun.cli import main
+from kdrun.config.compose import compose
+from kdrun.run.run import run
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "dataset=synthetic",
+    "dataset.train_count=120",
+    "teacher=mlp_32",
+    "teacher.recipe.epochs=2",
+    "student=mlp_16",
+    "epochs=2",
+    "batch_size=32",
+    "teacher.recipe.batch_size=32",
+    "device=cpu",
+]
+
+
+def test_a_run_stopped_at_random_moments_ends_in_the_bits_of_an_undisturbed_one() -> None:
+    # In a process of its own: it forks, and a killed child must not be one of pytest.
+    command = [sys.executable, "scripts/kill.py", "--stops", "5", "--seed", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "bit-identical" in done.stdout
+
+
+def rows(folder: Path) -> list[tuple[str, int]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [(row["stage"], row["epoch"]) for row in map(json.loads, lines)]
+
+
+@pytest.fixture
+def twice(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    words = [*TINY, "method=fitnets", "method.hint_epochs=1", f"out={tmp_path}"]
+    run(compose(words), folder, words)
+    return folder
+
+
+def test_a_finished_run_resumed_as_it_is_trains_nothing_and_says_the_same(twice: Path, tmp_path: Path) -> None:
+    before, weights = rows(twice), (twice / "student.safetensors").read_bytes()
+    words = [*TINY, "method=fitnets", "method.hint_epochs=1", f"out={tmp_path}"]
+    run(compose(words), twice, words)
+    assert rows(twice) == before == [("hint", 1), ("distill", 1), ("distill", 2)]
+    assert (twice / "student.safetensors").read_bytes() == weights
+
+
+def test_more_epochs_go_on_with_the_last_stage_and_leave_the_hint_stage_alone(twice: Path, tmp_path: Path) -> None:
+    hint = (twice / "stages" / "01-hint.pt").read_bytes()
+    words = [*TINY, "method=fitnets", "method.hint_epochs=1", f"out={tmp_path}", "epochs=4"]
+    run(compose(words), twice, words)
+    assert rows(twice) == [("hint", 1), *(("distill", epoch) for epoch in (1, 2, 3, 4))]
+    assert (twice / "stages" / "01-hint.pt").read_bytes() == hint
+
+
+def test_a_stage_that_goes_on_makes_the_stages_behind_it_anew(twice: Path, tmp_path: Path) -> None:
+    words = [*TINY, "method=fitnets", "method.hint_epochs=2", f"out={tmp_path}"]
+    run(compose(words), twice, words)
+    assert rows(twice) == [("hint", 1), ("hint", 2), ("distill", 1), ("distill", 2)]
+    other = tmp_path / "other"
+    run(compose(words), other, words)
+    assert (twice / "student.safetensors").read_bytes() == (other / "student.safetensors").read_bytes()
+
+
+def test_a_run_gone_on_with_from_elsewhere_finds_the_models_that_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*TINY, "method=kd", "out=outputs", "name=run"]
+    assert main(["train", *words]) == 0
+    before = sorted(path.name for path in (tmp_path / "outputs/models").iterdir())
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert main(["train", "resume=../outputs/run", "epochs=3"]) == 0
+    assert list((tmp_path / "other").iterdir()) == []
+    assert set(before) < {path.name for path in (tmp_path / "outputs/models").iterdir()}  # alone, of more epochs
