@@ -154,7 +154,7 @@ def test_few_modules_can_lose_or_run_a_users_files(what: str) -> None:
     assert {place(file) for file in FILES if what in touched(file)} <= TOUCHES[what]
 
 
-def test_every_load_of_a_checkpoint_asks_for_the_guard_and_none_switches_it_off() -> None:
+def test_every_checkpoint_is_loaded_with_weights_only() -> None:
     for file in FILES:
         for node in ast.walk(parsed(file)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":

@@ -72,7 +72,7 @@ def test_help_names_commands_groups_and_examples(argv, capsys):
     assert "Hydra" in said and "powered by" not in said
 
 
-def test_help_of_train_lists_every_key_with_its_default_and_range(capsys):
+def test_help_of_train_lists_every_key_with_default_and_range(capsys):
     assert main(["train", "--help"]) == 0
     said = capsys.readouterr().out
     assert "seed=0                [0, 4294967295]" in said
@@ -142,7 +142,7 @@ def test_flags_may_stand_anywhere(argv, capsys):
     assert "hydra" not in config
 
 
-def test_the_config_is_shown_as_written_unless_it_is_to_be_resolved(capsys):
+def test_the_config_is_shown_as_written_unless_resolved(capsys):
     assert main(["--cfg", "job", "threads=${epochs}"]) == 0
     assert "threads: ${epochs}" in capsys.readouterr().out
 
@@ -154,7 +154,7 @@ def test_hydras_own_questions_are_answered(capsys):
     assert "name: kdrun" in capsys.readouterr().out
 
 
-def test_a_run_gets_its_config_a_folder_of_its_own_and_the_overrides(runs, tmp_path):
+def test_a_run_gets_its_config_its_own_folder_and_the_overrides(runs, tmp_path):
     assert main(["train", "method=scratch", "name=first", f"out={tmp_path}/x y"]) == 0
     config, folder, overrides = runs[0]
     assert config["method"]["name"] == "scratch"
@@ -175,7 +175,7 @@ def test_a_name_that_is_taken_is_refused(runs, capsys):
     assert "name: 'first' is taken; choose another, or go on with resume=outputs/first" in capsys.readouterr().err
 
 
-def test_the_name_of_a_sweep_that_is_taken_is_refused_without_a_run_to_go_on_with(runs, capsys, tmp_path):
+def test_a_taken_sweep_name_is_refused_without_a_run_to_resume(runs, capsys, tmp_path):
     (tmp_path / "outputs/first/0_kd").mkdir(parents=True)
     assert main(["-m", "seed=0,1", "name=first", f"out={tmp_path}/outputs"]) == 2
     assert capsys.readouterr().err.endswith("is taken; choose another; what a sweep has trained is not trained again\n")
@@ -243,7 +243,7 @@ def test_a_job_that_fails_is_named_and_does_not_stop_the_others(runs, capsys):
     assert capsys.readouterr().err == "kdrun: error: 1_seed=1: distill: loss is nan\n"
 
 
-def test_a_signal_stops_the_sweep_which_leaves_a_leaderboard_of_what_is_done(runs, capsys):
+def test_a_stopped_sweep_leaves_a_leaderboard_of_finished_jobs(runs, capsys):
     runs.fails[1] = Interrupted(15, "cnn")
     assert main(["-m", "seed=0,1,2", "name=sweep"]) == 143
     assert len(runs) == 2
@@ -367,13 +367,13 @@ def test_ones_own_class_is_not_run_unless_trusted(own_schedule, capsys, tmp_path
     assert not (tmp_path / "outputs").exists()
 
 
-def test_ones_own_class_in_the_working_directory_is_found_if_trusted(own_schedule, tmp_path):
+def test_a_class_in_the_working_directory_is_found_if_trusted(own_schedule, tmp_path):
     words = ["schedule=own", "trust=[own_schedule]", "method=scratch", "teacher=none", "dry_run=true"]
     ended = python("-c", "from kdrun.cli import script; script()", "train", *words, cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_a_sweep_in_earnest_leaves_a_record_of_each_job_and_a_leaderboard(tmp_path, monkeypatch, capfd):
+def test_a_real_sweep_leaves_job_records_and_a_leaderboard(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert main(["-m", "method=scratch", "seed=0,1", "name=grid", "fast_dev_run=true"]) == 0
     assert capfd.readouterr().err == ""

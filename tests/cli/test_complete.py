@@ -85,7 +85,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         ("kdrun ls optim", "kdrun ls optimizer"),
     ],
 )
-def test_a_tab_completes_commands_flags_options_keys_and_ones_own_files(shell: Shell, typed: str, whole: str) -> None:
+def test_tab_completes_commands_flags_options_keys_and_own_files(shell: Shell, typed: str, whole: str) -> None:
     shell.type(f"{typed}\t")
     last = whole.split()[-1]
     assert last in shell.wait(last)
@@ -110,7 +110,7 @@ def test_a_line_that_is_not_finished_or_faulty_is_no_error(
     offered(line, capsys, monkeypatch)
 
 
-def test_a_file_under_config_dir_is_offered_where_the_flag_stands_on_the_line(
+def test_a_file_under_config_dir_is_offered_after_the_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "method").mkdir()

@@ -64,7 +64,7 @@ def test_every_file_begins_with_one_line_that_says_what_it_is(file: Path) -> Non
 
 
 @pytest.mark.parametrize("file", CHOICES, ids=str)
-def test_the_command_in_every_header_composes_and_chooses_the_file(file: Path) -> None:
+def test_the_command_in_every_header_composes_with_the_file(file: Path) -> None:
     found = chosen(file)
     assert file.name in [node["name"] if node else "none" for node in found]
 
@@ -76,7 +76,7 @@ def test_what_every_file_composes_to_is_what_its_classes_take(file: Path) -> Non
 
 
 @pytest.mark.parametrize("file", CHOICES, ids=str)
-def test_every_file_lists_all_arguments_of_its_class_and_no_other(file: Path) -> None:
+def test_every_file_lists_exactly_the_arguments_of_its_class(file: Path) -> None:
     group, found = file.parts[0], node(file)
     if found is None or not found["_target_"].startswith("kdrun."):
         return  # an optimizer of torch's lists what is useful

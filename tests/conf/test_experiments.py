@@ -108,7 +108,7 @@ def test_every_experiment_of_the_five_reports_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_another_option_than_the_experiments_comes_with_its_own_settings(name: str) -> None:
+def test_another_option_in_an_experiment_has_its_own_settings(name: str) -> None:
     first = next(iter(jobs(COMPOSER, [f"experiment={name}"])))
     as_it_is = COMPOSER.compose(first)
     for place, options in OTHERS.items():
@@ -124,7 +124,7 @@ def test_another_option_than_the_experiments_comes_with_its_own_settings(name: s
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_header_names_its_source_and_the_command_that_runs_it(name: str) -> None:
+def test_the_header_names_its_source_and_its_command(name: str) -> None:
     lines = (CONF / "experiment" / f"{name}.yaml").read_text("utf-8").splitlines()
     header = "\n".join(line for line in lines if line.startswith("#"))
     assert lines[0] == "# @package _global_"
@@ -133,7 +133,7 @@ def test_the_header_names_its_source_and_the_command_that_runs_it(name: str) -> 
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_trains_two_steps_of_every_stage_and_shows_its_figures(
+def test_every_experiment_rehearses_all_stages_and_figures(
     name: str, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.fsync", lambda handle: None)  # nothing here has to outlive a power cut

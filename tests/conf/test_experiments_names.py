@@ -65,7 +65,7 @@ def first(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_runs_the_method_and_the_data_set_of_its_name(name: str) -> None:
+def test_an_experiment_runs_the_method_and_data_set_of_its_name(name: str) -> None:
     config, matches = first(name), [match for each in METHODS if (match := re.fullmatch(each, name))]
     assert len(matches) == 1
     assert config["method"]["name"] == (METHODS[matches[0].re.pattern] or matches[0][1])
@@ -80,7 +80,7 @@ def test_the_claims_are_the_numbers_that_the_source_prints(name: str, claims: di
     assert numbers == {net: said if isinstance(said, dict) else {"base": said} for net, said in claims.items()}
 
 
-def test_exactly_the_claims_that_cannot_be_are_marked_implausible() -> None:
+def test_exactly_the_impossible_claims_are_marked_implausible() -> None:
     marked = {
         (name, net)
         for name in EXPERIMENTS

@@ -27,7 +27,7 @@ def test_base_and_kd_differ_in_teacher_and_method_alone(depth: int) -> None:
     assert kd["claims"][f"resnet{depth}"] == dict(zip(("base", "kd"), CLAIMS[depth], strict=True))
 
 
-def test_the_split_is_eighty_to_twenty_and_the_weights_are_those_of_the_tutorial() -> None:
+def test_the_split_is_80_to_20_and_the_weights_the_tutorials() -> None:
     kd = config("resnet3_kd_cifar10")
     assert kd["dataset"]["val_fraction"] == 0.2
     method = kd["method"]
@@ -41,7 +41,7 @@ def test_the_split_is_eighty_to_twenty_and_the_weights_are_those_of_the_tutorial
     assert (kd["seed"], kd["batch_size"], kd["optimizer"]["lr"]) == (42, 128, 1e-3)
 
 
-def test_the_teacher_of_all_is_the_very_training_of_its_own_experiment() -> None:
+def test_the_common_teacher_is_trained_as_in_its_own_experiment() -> None:
     own, kd = config("resnet10_cifar10"), config("resnet6_kd_cifar10")
     assert bare(own["student"]) == bare(kd["teacher"])
     assert own["seed"] == kd["teacher"]["seed"]

@@ -207,7 +207,7 @@ def named(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_the_teacher_of_reversed_distillation_has_fewer_parameters_than_its_student(dataset: str) -> None:
+def test_the_teacher_of_reversed_distillation_is_the_smaller_net(dataset: str) -> None:
     config = COMPOSER.compose([f"experiment=rekd_{dataset}"])
     nets = [build(bare(config[role]), 3, 10, 32, where=role) for role in ("teacher", "student")]
     teacher, student = (sum(weight.numel() for weight in net.parameters()) for net in nets)

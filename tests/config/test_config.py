@@ -67,7 +67,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("override", CASES)
-def test_a_faulty_override_is_refused_in_one_line_that_names_its_key(compose, override):
+def test_a_faulty_override_is_refused_in_one_line_with_its_key(compose, override):
     with pytest.raises(ConfigError) as refused:
         compose(override)
     assert str(refused.value) == CASES[override]
@@ -86,7 +86,7 @@ def test_a_faulty_override_is_refused_in_one_line_that_names_its_key(compose, ov
         (["method=takd", "method.assistants=[mlp_3]"], "method.assistants: no option 'mlp_3'", "'mlp_32'?"),
     ],
 )
-def test_an_option_that_is_not_there_is_refused_with_those_that_are(compose, overrides, start, end):
+def test_an_unknown_option_is_refused_with_the_known_ones(compose, overrides, start, end):
     with pytest.raises(ConfigError) as refused:
         compose(*overrides)
     assert str(refused.value).startswith(start)
@@ -144,7 +144,7 @@ def test_the_teachers_recipe_does_not_follow_that_of_the_run(compose):
     assert before == after
 
 
-def test_an_option_of_a_nested_place_replaces_all_keys_of_the_one_before(compose):
+def test_a_nested_option_replaces_all_keys_of_the_previous_one(compose):
     config = compose("teacher.recipe.optimizer=sgd", "teacher.recipe.optimizer.lr=0.5")
     optimizer = config["teacher"]["recipe"]["optimizer"]
     assert optimizer["_target_"] == "torch.optim.SGD"
@@ -158,7 +158,7 @@ def test_assistants_named_in_a_list_become_models(compose):
     assert assistants[1] == compose("student=mlp_30")["student"]
 
 
-def test_a_class_of_another_package_takes_keys_that_its_file_does_not_list(compose):
+def test_a_foreign_class_takes_keys_that_its_file_does_not_list(compose):
     assert compose("+optimizer.foreach=true")["optimizer"]["foreach"] is True
     assert compose("+optimizer.weight_decay=1e-4")["optimizer"]["weight_decay"] == 1e-4
 
@@ -204,14 +204,14 @@ def own(folder: Path, name: str, text: str) -> Composer:
     return Composer(folder)
 
 
-def test_an_experiment_sets_options_and_keys_and_its_name_is_kept(tmp_path):
+def test_an_experiment_sets_options_and_keys_and_keeps_its_name(tmp_path):
     text = "# @package _global_\ndefaults:\n  - override /method: scratch\nepochs: 3\nclaims: {top1: 0.9}\n"
     config = own(tmp_path, "experiment/mine", text).compose(["experiment=mine"])
     assert (config["experiment"], config["method"]["name"], config["epochs"]) == ("mine", "scratch", 3)
     assert config["claims"] == {"top1": 0.9}
 
 
-def test_a_teachers_file_may_have_its_own_recipe_and_the_command_line_wins(tmp_path):
+def test_the_command_line_overrides_the_recipe_of_a_teacher_file(tmp_path):
     text = (
         "defaults:\n  - /model@_here_: cnn\n  - override /optimizer@recipe.optimizer: sgd\n  - _self_\n"
         "recipe: {epochs: 7}\n"
@@ -231,7 +231,7 @@ def test_a_teachers_file_may_have_its_own_recipe_and_the_command_line_wins(tmp_p
         ("# @package _global_\ntrust: [mine]\n", "trust: is taken from the command line only, not from a file"),
     ],
 )
-def test_a_fault_in_a_file_is_refused_like_one_on_the_command_line(tmp_path, text, fault):
+def test_a_fault_in_a_file_is_refused_like_a_faulty_override(tmp_path, text, fault):
     with pytest.raises(ConfigError) as refused:
         own(tmp_path, "experiment/mine", text).compose(["experiment=mine"])
     assert str(refused.value) == fault
@@ -247,7 +247,7 @@ def test_a_folder_of_files_that_is_not_there_is_refused(tmp_path):
         Composer(tmp_path / "nowhere")
 
 
-def test_files_in_conf_of_the_working_directory_are_found_and_cannot_replace_shipped_ones(tmp_path, monkeypatch):
+def test_a_local_conf_is_found_and_replaces_no_shipped_file(tmp_path, monkeypatch):
     for name in ("mine", "adam"):
         own(tmp_path / "conf", f"optimizer/{name}", "_target_: torch.optim.SGD\nlr: 7.0\n")
     monkeypatch.chdir(tmp_path)
@@ -265,7 +265,7 @@ def typos(word: str) -> list[str]:
     return sorted(slips - {word, ""})
 
 
-def test_a_slip_in_a_key_is_never_accepted_and_nearly_always_understood():
+def test_a_typo_in_a_key_is_refused_and_mostly_corrected():
     composer = Composer()
     base = composer.merge([])[0]
     keys = [key for key in dotted(base) if key.partition(".")[0] not in ("dataset", "student", "teacher")]
@@ -285,7 +285,7 @@ def test_a_slip_in_a_key_is_never_accepted_and_nearly_always_understood():
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
-def test_every_file_says_in_its_first_comment_what_it_is_and_how_to_run_it(path):
+def test_every_file_begins_with_what_it_is_and_how_to_run_it(path):
     lines = path.read_text("utf-8").splitlines()
     comments = [line for line in lines if line.startswith("#") and "@package" not in line]
     assert len(comments[0]) > 10

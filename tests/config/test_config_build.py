@@ -90,7 +90,7 @@ def refusal(node: dict[str, Any], given: tuple[str, ...] = ("first",)) -> str:
         ({"links": [{"_target_": f"{HERE}.Inner", "wide": 9}]}, "method.links[0].wide: unknown key"),
     ],
 )
-def test_what_the_signature_does_not_take_is_refused_with_the_full_key(values, fault):
+def test_an_unknown_argument_is_refused_with_its_full_key(values, fault):
     assert refusal(at("Outer", **values)).startswith(fault)
 
 
@@ -98,7 +98,7 @@ def test_a_missing_argument_is_named():
     assert refusal(at("Outer"), given=()).startswith("method.first: missing; Outer takes first, temperature")
 
 
-def test_a_node_kept_as_a_dict_may_lack_what_its_class_is_given_later():
+def test_a_node_kept_as_a_dict_may_lack_later_arguments():
     check(at("Outer", recipe=at("Outer")), "method", ("first",), trust=[HERE])
 
 
@@ -128,7 +128,7 @@ def test_only_classes_of_trusted_packages_are_named(target, fault):
     assert str(refused.value).startswith(f"method._target_: {fault}")
 
 
-def test_what_is_built_has_its_arguments_and_its_nested_nodes_built_first():
+def test_arguments_are_passed_and_nested_nodes_are_built_first():
     node = at("Outer", name="mine", temperature=2, weights=[0, 1], inner=at("Inner", width=3), links=[at("Inner")])
     made = build(node, 5, where="method", trust=[HERE])
     assert (made.first, made.temperature, made.weights) == (5, 2, [0, 1])
@@ -169,7 +169,7 @@ def test_a_target_that_takes_any_key_is_given_any_key():
         ({"momentom": 0.9}, "optimizer.momentom: unknown key; did you mean 'optimizer.momentum'?"),
     ],
 )
-def test_what_an_optimizer_refuses_is_found_before_it_has_parameters(values, fault):
+def test_bad_optimizer_values_are_found_before_it_has_parameters(values, fault):
     with pytest.raises(ConfigError) as refused:
         check({"_target_": "torch.optim.SGD", **values}, "optimizer")
     assert str(refused.value).startswith(fault)
@@ -183,7 +183,7 @@ def test_an_optimizer_is_built_over_the_parameters_it_is_given():
 
 
 @pytest.mark.parametrize("group", ["dataset", "method", "optimizer", "schedule"])
-def test_every_file_lists_all_that_its_class_takes_and_nothing_else(compose, group):
+def test_every_file_lists_exactly_the_arguments_of_its_class(compose, group):
     import inspect
 
     from kdrun.config.build import target

@@ -10,7 +10,7 @@ from kdrun.config.sweep import check_jobs, jobs, sweep
 from kdrun.errors import ConfigError
 
 
-def test_a_sweep_is_every_combination_the_last_value_changing_fastest():
+def test_a_sweep_is_every_combination_the_last_key_fastest():
     assert sweep(["method=scratch,kd", "seed=0,1", "epochs=3"]) == [
         ["method=scratch", "seed=0", "epochs=3"],
         ["method=scratch", "seed=1", "epochs=3"],
@@ -50,7 +50,7 @@ def test_what_a_file_says_to_sweep_over_is_swept_over(tmp_path):
     assert sweep(["experiment=grid"], tmp_path) == [["seed=0", "experiment=grid"], ["seed=1", "experiment=grid"]]
 
 
-def test_a_key_of_the_command_line_takes_the_place_of_what_a_file_says_to_sweep_over(tmp_path):
+def test_a_command_line_key_replaces_the_sweep_of_a_file(tmp_path):
     (tmp_path / "experiment").mkdir()
     text = '# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: "0,1", epochs: "3,4"}}}\n'
     (tmp_path / "experiment/grid.yaml").write_text(text)
@@ -59,7 +59,7 @@ def test_a_key_of_the_command_line_takes_the_place_of_what_a_file_says_to_sweep_
     ]
 
 
-def test_one_bad_value_refuses_the_whole_sweep_and_says_how_many_jobs_have_it():
+def test_one_bad_value_refuses_the_sweep_and_counts_its_jobs():
     composer = Composer()
     with pytest.raises(ConfigError) as refused:
         check_jobs(composer, jobs(composer, ["batch_size=4,0", "seed=0,1"]), lambda config: None)
@@ -76,7 +76,7 @@ def test_a_bad_argument_of_a_class_refuses_the_whole_sweep_too():
 
 
 @pytest.mark.parametrize("overrides", [["seed=range(1000000000)"], ["seed=range(100)", "epochs=range(1,100)"]])
-def test_a_sweep_of_too_many_jobs_is_refused_before_it_is_written_out(overrides):
+def test_a_sweep_of_too_many_jobs_is_refused_before_expansion(overrides):
     with pytest.raises(ConfigError, match="a sweep of more than 1000 jobs; split it"):
         sweep(overrides)
 

@@ -104,7 +104,7 @@ def test_options_of_an_installed_plugin_are_listed_and_completed(
     assert capsys.readouterr().out.split() == ["method=plugged"]
 
 
-def test_a_method_of_a_plugin_is_refused_until_its_package_is_trusted(
+def test_a_plugin_method_is_refused_until_its_package_is_trusted(
     plugin: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "method=plugged", *TINY]) == 2
@@ -115,9 +115,7 @@ def test_a_method_of_a_plugin_is_refused_until_its_package_is_trusted(
     assert json.loads((plugin / "outputs/one/summary.json").read_text())["method"] == "plugged"
 
 
-def test_a_sweep_of_a_plugin_runs_and_a_key_of_its_method_is_checked(
-    plugin: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plugin_sweep_runs_and_its_method_keys_are_checked(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "experiment=plug_grid", "trust=[kdrun_plug]", "name=grid", *TINY]) == 0
     assert sorted(path.name for path in (plugin / "outputs/grid").glob("*_*")) == ["0_weight=1", "1_weight=2"]
     assert main(["train", "method=plugged", "trust=[kdrun_plug]", "method.weigth=2"]) == 2

@@ -15,7 +15,7 @@ from kdrun.store.record import FORMAT
 GOLDEN = {1: {"loss/ce": (1.49992, 0.57400), "val/loss": (1.68950, 0.54826)}}
 
 
-def test_the_numbers_of_a_tiny_teacher_move_only_together_with_the_format_number(tmp_path: Path) -> None:
+def test_a_tiny_teachers_numbers_change_only_with_the_format(tmp_path: Path) -> None:
     words = ["dataset=digits", "student=cnn", "method=scratch", "teacher=none", "epochs=2", "device=cpu"]
     run(compose([*words, f"out={tmp_path}"]), tmp_path / "run", words)
     epochs = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -49,14 +49,14 @@ def trained(out: Path, folder: Path) -> dict[str, Tensor]:
     return {**copied(exp.student), **copied(method)}
 
 
-def test_what_is_drawn_between_stages_does_not_depend_on_whether_the_one_before_was_loaded(tmp_path: Path) -> None:
+def test_draws_between_stages_are_the_same_after_a_loaded_stage(tmp_path: Path) -> None:
     whole = trained(tmp_path, tmp_path / "run")
     for path in (tmp_path / "run" / "stages").glob("02-*"):
         path.unlink()
     assert same(trained(tmp_path, tmp_path / "run"), whole)
 
 
-def test_a_stage_of_one_name_gives_the_same_bits_wherever_it_stands(tmp_path: Path) -> None:
+def test_a_stage_gives_the_same_bits_wherever_it_stands(tmp_path: Path) -> None:
     first, second = (experiment(tmp_path, *DROPOUT) for _ in range(2))
     first.follow(Late(warm=False, late=False), Memory().journal)
     second.follow(Late(warm=True, late=False), Memory().journal)

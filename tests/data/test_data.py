@@ -63,7 +63,7 @@ def test_a_student_with_few_images_leaves_the_teacher_all() -> None:
     assert set(places(data.few)) < set(places(data.train))
 
 
-def test_without_a_size_of_its_own_the_student_trains_on_the_same_tensors() -> None:
+def test_without_train_size_the_student_uses_the_same_tensors() -> None:
     data = Data.read(held([0, 1] * 50)).to(torch.device("cpu"))
     assert data.few is data.train
 
@@ -74,7 +74,7 @@ def test_all_images_asked_for_by_number_are_all_images() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 9, 10, 20, 24, 29, 30])
-def test_a_balanced_draw_differs_by_one_image_a_class_while_there_are_enough(count: int) -> None:
+def test_a_balanced_draw_differs_by_at_most_one_image_a_class(count: int) -> None:
     labels = torch.tensor([0] * 17 + [1] * 8 + [2] * 5)
     drawn = balanced(labels, count, torch.Generator().manual_seed(0))
     assert len(set(drawn.tolist())) == count
@@ -177,7 +177,7 @@ def test_images_and_labels_that_do_not_fit_are_named(images: torch.Tensor, label
     assert str(caught.value) == line
 
 
-def test_digits_are_the_1797_that_scikit_learn_ships_and_45_a_class_are_the_test() -> None:
+def test_digits_are_scikit_learns_1797_with_45_a_class_as_test() -> None:
     train, test = Digits().read()
     assert (train.size, test.size) == (1347, 450)
     assert torch.bincount(test.targets).tolist() == [45] * 10
@@ -185,7 +185,7 @@ def test_digits_are_the_1797_that_scikit_learn_ships_and_45_a_class_are_the_test
     assert counts == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
 
-def test_digits_use_the_whole_range_of_a_byte_and_their_statistics_are_the_stated_ones() -> None:
+def test_digits_fill_a_byte_and_have_the_stated_statistics() -> None:
     source = Digits()
     images = source.read()[0].images.double() / 255
     assert len(images.unique()) == 17
@@ -199,7 +199,7 @@ def test_digits_always_have_the_same_test_split() -> None:
     assert one.digest() == other.digest() == Digits().read()[1].digest()
 
 
-def test_synthetic_images_have_any_shape_and_number_and_the_same_seed_gives_the_same() -> None:
+def test_synthetic_images_have_any_shape_and_follow_their_seed() -> None:
     source = Synthetic(channels=2, size=9, classes=5, mean=[0.5] * 2, std=[0.2] * 2, train_count=50, test_count=20)
     train, test = source.read()
     assert train.images.shape == (50, 2, 9, 9)

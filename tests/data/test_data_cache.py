@@ -65,7 +65,7 @@ def test_another_time_of_modification_is_a_change(source: CIFAR10, parses: list[
 
 
 @pytest.mark.parametrize("places", [range(0, 900, 7), range(900, 180_000, 4001), range(-1, -5000, -999)])
-def test_one_flipped_bit_in_what_was_kept_changes_nothing_that_is_read(source: CIFAR10, places: range) -> None:
+def test_one_flipped_bit_in_the_cache_changes_no_data(source: CIFAR10, places: range) -> None:
     before, names = source.read()[0].digest(), source.names
     whole = kept(source).read_bytes()
     for place in places:
@@ -84,7 +84,7 @@ def test_what_was_kept_and_cut_short_is_made_anew(source: CIFAR10, parses: list[
     assert len(parses) == 2
 
 
-def test_arguments_that_change_what_is_read_have_what_they_keep_apart(source: CIFAR10, parses: list[str]) -> None:
+def test_only_arguments_that_change_the_parsing_parse_again(source: CIFAR10, parses: list[str]) -> None:
     lay(Path(source.root) / FOLDER, {"batches.meta": cifar_files()["batches.meta"]})
     source.read()
     replace(source, crop=2, flip=False, mean=[0.1] * 3, val_fraction=0.5, train_size=3, pad_to=40).read()
@@ -92,13 +92,13 @@ def test_arguments_that_change_what_is_read_have_what_they_keep_apart(source: CI
     assert replace(source, classes=10, pad_to=40).native == 32
 
 
-def test_what_was_kept_of_unverified_files_does_not_pass_for_verified(source: CIFAR10) -> None:
+def test_a_cache_of_unverified_files_does_not_pass_for_verified(source: CIFAR10) -> None:
     source.read()
     with pytest.raises(InputError, match="md5 differs"):
         replace(source, verify=True).read()
 
 
-def test_data_in_a_folder_that_cannot_be_written_to_is_read_all_the_same(
+def test_data_in_a_read_only_folder_is_read_all_the_same(
     source: CIFAR10, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, data: bytes) -> None:

@@ -103,12 +103,12 @@ def test_a_cifar_batch_that_is_unfit_is_named_in_one_line(fault: str, tmp_path: 
     assert said.startswith(f"{tmp_path}/cifar-10-batches-py/test_batch: {what}")
 
 
-def test_a_batch_that_is_not_the_published_one_is_refused_unless_told_otherwise(tmp_path: Path) -> None:
+def test_an_unpublished_batch_is_refused_unless_told_otherwise(tmp_path: Path) -> None:
     said = complaint(cifar(tmp_path, cifar_files(), verify=True).read)
     assert said.startswith(f"{tmp_path}/cifar-10-batches-py/batches.meta: md5 differs from the published file's")
 
 
-def test_a_thousand_mutated_batches_are_read_or_refused_and_never_run(tmp_path: Path) -> None:
+def test_a_thousand_mutated_batches_are_never_run(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     whole = np.frombuffer(batch(2), dtype=np.uint8)
     head = len(whole) - 200

@@ -30,7 +30,7 @@ def test_every_data_set_that_is_promised_has_a_config() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_config_says_what_it_is_where_it_is_from_and_how_to_run_it(name: str) -> None:
+def test_a_config_says_what_it_is_its_origin_and_how_to_run_it(name: str) -> None:
     first, blank, *rest = (CONF / f"{name}.yaml").read_text().splitlines()
     assert 20 < len(first) < 120 and first.startswith("# ")
     assert blank == "#"
@@ -49,7 +49,7 @@ def test_a_config_holds_every_argument_at_its_default(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_source_is_made_without_its_files_and_asks_for_them_when_read(
+def test_a_source_misses_its_files_only_when_read(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {key: value for key, value in node(name).items() if key != "_target_"}

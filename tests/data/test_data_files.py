@@ -106,7 +106,7 @@ def test_a_damaged_archive_is_named_in_one_line(spoil: Callable[[bytes], bytes],
     assert complaint(mnist(tmp_path).read).startswith(f"{tmp_path}/MNIST/raw/{IMAGES}.gz: {what}")
 
 
-def test_an_archive_that_unpacks_to_more_than_it_says_is_not_unpacked(tmp_path: Path) -> None:
+def test_an_archive_larger_than_it_says_is_not_unpacked(tmp_path: Path) -> None:
     files = idx_files()
     bomb = gzip.compress(files.pop(IMAGES) + bytes(50_000_000))
     lay(tmp_path / RAW, {**files, f"{IMAGES}.gz": bomb})

@@ -45,7 +45,7 @@ def notmnist(root: Path, count: int = 5) -> NotMNIST:
     return NotMNIST(root=str(root))
 
 
-def test_letters_are_read_from_ten_folders_and_a_fixed_part_of_each_is_the_test(tmp_path: Path) -> None:
+def test_ten_letter_folders_give_a_fixed_test_part_of_each(tmp_path: Path) -> None:
     source = notmnist(tmp_path)
     train, test = source.read()
     assert torch.bincount(train.targets).tolist() == [4] * 10
@@ -268,7 +268,7 @@ def official(root: Path) -> Cityscapes:
     return Cityscapes(root=str(root), size=8, layout="official")
 
 
-def test_the_official_layout_pairs_photographs_and_label_maps_by_name(tmp_path: Path) -> None:
+def test_the_official_layout_pairs_photos_and_label_maps_by_name(tmp_path: Path) -> None:
     train, test = official(tmp_path).read()
     assert train.images.shape == test.targets.shape == (5, 3, 8, 8)
     assert [tuple(target[:, 0, 0].tolist()) for target in train.targets] == [

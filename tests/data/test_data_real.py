@@ -56,7 +56,7 @@ def statistics(*splits: Split) -> tuple[list[float], list[float]]:
         (CIFAR10, (50_000, 10_000), [5000] * 10),
     ],
 )
-def test_a_data_set_has_the_published_numbers_and_the_stated_statistics(
+def test_a_data_set_has_its_published_counts_and_statistics(
     kind: Any, sizes: tuple[int, int], per_class: list[int]
 ) -> None:
     source = real(kind)
@@ -74,7 +74,7 @@ def test_notmnist_small_is_whole_and_has_the_stated_statistics() -> None:
     assert statistics(train, test) == (source.mean, source.std)
 
 
-def test_a_part_of_cifar100_is_read_with_leave_and_its_classes_are_balanced() -> None:
+def test_a_part_of_cifar100_is_read_with_leave_and_is_balanced() -> None:
     source = real(CIFAR100, verify=False)
     train, test = source.read()
     assert torch.bincount(test.targets).tolist() == [100] * 100
@@ -94,7 +94,7 @@ def test_coarse_labels_group_the_fine_ones() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 256])
-def test_cityscapes_label_maps_are_near_the_palette_and_photographs_are_not(size: int) -> None:
+def test_label_maps_are_near_the_palette_and_photographs_are_not(size: int) -> None:
     source = real(Cityscapes, size=size)
     _, test = source.read()
     palette = torch.tensor([*source.palette, (0, 0, 0)], dtype=torch.float32)
@@ -131,7 +131,7 @@ def test_a_warm_start_reads_cifar10_in_under_a_fifth_of_a_second() -> None:
     assert min(times) < 0.2
 
 
-def test_an_epoch_of_cifar10_is_shuffled_augmented_and_normalized() -> None:
+def test_a_cifar10_epoch_is_shuffled_augmented_and_normalized() -> None:
     source = real(CIFAR10)
     data = Data.read(source)
     stream = Stream(data.train, source, 128, 0, "distill", torch.device("cpu"))

@@ -52,7 +52,7 @@ def moved(image: np.ndarray, view: int, crop: int, flip: bool) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("crop", "flip"), [(0, False), (0, True), (1, False), (2, True)])
-def test_every_view_is_the_shift_and_the_mirroring_that_its_number_says(crop: int, flip: bool) -> None:
+def test_every_view_is_the_shift_and_flip_of_its_number(crop: int, flip: bool) -> None:
     count = views(crop, flip)
     images = torch.randint(256, (count, 2, 5, 4), dtype=torch.uint8)
     seen = augment(images, torch.arange(count), crop, flip)
@@ -69,7 +69,7 @@ def test_the_identity_is_a_view_and_shows_the_image_as_it_is(crop: int, flip: bo
     assert torch.equal(augment(images, torch.full((3,), identity(crop, flip)), crop, flip), images)
 
 
-def test_an_epoch_shows_every_image_once_and_in_another_order_the_next_time() -> None:
+def test_an_epoch_shows_every_image_once_in_a_new_order() -> None:
     orders = [torch.cat([batch.index for batch in stream().epoch(number)]) for number in (1, 2)]
     assert all(torch.equal(order.sort().values, torch.arange(20)) for order in orders)
     assert not torch.equal(*orders)
@@ -152,13 +152,13 @@ def paired() -> tuple[Split, Source]:
     return Split(images, images), pairs
 
 
-def test_targets_that_are_images_move_and_scale_with_their_images() -> None:
+def test_image_targets_move_and_scale_with_their_images() -> None:
     split, pairs = paired()
     for batch in (*Stream(split, pairs, 8, 0, "distill", CPU).epoch(1), *batches(split, pairs, 8, CPU)):
         assert torch.equal(batch.images, batch.targets)
 
 
-def test_a_mean_and_std_of_a_half_bring_target_images_to_plus_minus_one() -> None:
+def test_mean_and_std_of_a_half_bring_targets_to_plus_minus_one() -> None:
     split, pairs = paired()
     pairs = replace(pairs, mean=[0.5] * 3, std=[0.5] * 3)
     targets = torch.cat([batch.targets for batch in batches(split, pairs, 8, CPU)])

@@ -66,15 +66,13 @@ def test_every_name_of_the_library_is_there_and_no_other() -> None:
         (lambda: FitNets(hint=-1), "hint: "),
     ],
 )
-def test_a_method_made_in_python_takes_what_a_config_may_say_and_nothing_else(
-    make: Callable[[], Method], line: str
-) -> None:
+def test_a_method_in_python_takes_exactly_what_a_config_takes(make: Callable[[], Method], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make()
     assert str(caught.value).startswith(line)
 
 
-def test_the_arguments_of_a_users_own_method_are_checked_by_its_own_annotations() -> None:
+def test_a_users_method_is_checked_by_its_own_annotations() -> None:
     class Mine(Method):
         def __init__(self, weight: Annotated[float, "[0, 1]"], *rest: int, **more: int) -> None:
             super().__init__()
@@ -87,7 +85,7 @@ def test_the_arguments_of_a_users_own_method_are_checked_by_its_own_annotations(
         Mine(2)
 
 
-def test_the_student_is_trained_in_place_and_the_teacher_left_as_it_was() -> None:
+def test_the_student_trains_in_place_and_the_teacher_stays() -> None:
     student, teacher = net(), nn.Sequential(net(16), nn.BatchNorm1d(10))
     before, weights = copied(student), copied(teacher)
     done = distill(student, teacher, KD(), DATA, **TINY)
@@ -119,7 +117,7 @@ def derived(seed: int, *words: str) -> int:
     return derive(seed, *words)
 
 
-def test_the_scores_are_those_of_the_trained_student_on_the_test_images() -> None:
+def test_the_scores_are_the_trained_students_on_the_test_split() -> None:
     student, test = net(classes=3), pictures(30)
     data = Tensors(*pictures(), test=test, mean=[0.5], std=[0.25])
     done = distill(student, None, Scratch(), data, **TINY)
@@ -240,9 +238,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_pieces_that_do_not_fit_are_refused_before_anything_is_trained(
-    changes: dict[str, Any], line: str, tmp_path: Path
-) -> None:
+def test_pieces_that_do_not_fit_are_refused_before_training(changes: dict[str, Any], line: str, tmp_path: Path) -> None:
     student = changes.get("student", net())
     before = copied(student)
     given = {"student": student, "teacher": net(16), "method": KD(), "data": DATA, **TINY, **changes}
@@ -279,7 +275,7 @@ def test_tensors_are_normalized_by_their_own_mean_and_deviation() -> None:
     assert (source.channels, source.size, source.classes) == (2, 9, 3)
 
 
-def test_a_signal_stops_and_the_same_call_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_stopped_call_repeated_ends_in_the_same_bits(tmp_path: Path) -> None:
     class Stopped(Scratch):
         def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Terms:
             if batch.epoch == 2 and not (tmp_path / "told").exists():

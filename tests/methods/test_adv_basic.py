@@ -44,7 +44,7 @@ def test_all_three_forms_push_the_score_the_same_way(form: Any) -> None:
     assert (score.grad < 0).all()
 
 
-def test_the_clamped_form_gives_nothing_more_for_a_judge_who_is_fooled() -> None:
+def test_the_clamped_form_has_no_gradient_once_it_fools() -> None:
     score = torch.tensor([4.0, 6.0, 60.0], requires_grad=True)
     AdvBasic(form="minimax_clamped").adversarial(score).sum().backward()
     assert score.grad is not None
@@ -113,21 +113,21 @@ def test_the_judge_is_frozen_before_the_final_student(tmp_path: Path) -> None:
     assert not same(copied(exp.student), student)
 
 
-def test_the_first_student_is_the_student_trained_alone_and_only_once(tmp_path: Path) -> None:
+def test_the_first_student_is_the_baseline_and_trained_once(tmp_path: Path) -> None:
     exp, method, _ = trained(tmp_path)
     alone = exp.trained(exp.student_node, plan=exp.plan)
     assert method.first.key == alone.key
     assert len(list(tmp_path.glob("models/*/manifest.json"))) == 2  # and the teacher
 
 
-def test_the_final_student_starts_where_the_first_began_or_where_it_ended(tmp_path: Path) -> None:
+def test_the_final_student_starts_from_the_first_or_its_init(tmp_path: Path) -> None:
     exp, method, _ = judged(tmp_path)
     assert same(copied(exp.student), copied(exp.fresh(exp.student_node, exp.plan.seed)))
     exp, method, _ = judged(tmp_path, "method.init_from_s0=true")
     assert same(copied(exp.student), copied(method.first.model))
 
 
-def test_the_judge_learns_to_tell_the_teacher_from_the_first_student(tmp_path: Path) -> None:
+def test_the_discriminator_learns_teacher_from_first_student(tmp_path: Path) -> None:
     overrides = ("teacher=cnn", "teacher.recipe.epochs=2", "method.judge_epochs=20", "method.judge_lr=0.01")
     exp, method, _ = trained(tmp_path, *overrides)
     assert method.accuracy(exp, "test") > 0.8
@@ -139,7 +139,7 @@ def test_the_judge_learns_to_tell_the_teacher_from_the_first_student(tmp_path: P
     assert found["logit_std"] == pytest.approx(float(np.std(logits.numpy(), ddof=1)), rel=1e-5)
 
 
-def test_the_judge_that_is_kept_is_the_best_of_its_epochs_on_the_validation_split(tmp_path: Path) -> None:
+def test_the_discriminator_kept_is_the_best_on_validation(tmp_path: Path) -> None:
     exp, method, memory = trained(tmp_path)
     teacher, first = (passes(exp, method, model, "val") for model in (exp.teacher.model, method.first.model))  # type: ignore[union-attr]
     epochs = [row["val/judge"] for row in memory.rows if "val/judge" in row]
@@ -155,14 +155,14 @@ def test_the_form_to_the_letter_warns_before_anything_is_trained(form: str, said
     assert len([line for line in heard if "has no lower bound" in line]) == said
 
 
-def test_the_form_to_the_letter_runs_away_and_is_stopped_with_the_reason(tmp_path: Path) -> None:
+def test_the_literal_minimax_runs_away_and_the_error_says_why(tmp_path: Path) -> None:
     settings = ("method.form=minimax", "method.adversarial_weight=10", "optimizer.lr=0.5", "epochs=20")
     with pytest.raises(TrainingError, match=r"^method.form=minimax: the student's logits run away \(std ") as caught:
         trained(tmp_path, *settings)
     assert str(caught.value).endswith("; use another form, or less adversarial_weight")
 
 
-def test_a_student_is_stopped_when_its_logits_spread_100_times_as_far_as_the_teachers(tmp_path: Path) -> None:
+def test_a_student_is_stopped_at_100_times_the_logit_std(tmp_path: Path) -> None:
     exp, _, stage = judged(tmp_path)
     teacher = float(np.std(exp.predict(exp.teacher.model, "val")[0].numpy(), ddof=1))  # type: ignore[union-attr]
     assert not stage.until({"logit_std": 99 * teacher})
@@ -170,7 +170,7 @@ def test_a_student_is_stopped_when_its_logits_spread_100_times_as_far_as_the_tea
         stage.until({"logit_std": 101 * teacher})
 
 
-def test_only_the_form_to_the_letter_drives_the_logits_far_beyond_those_of_the_labels_alone(tmp_path: Path) -> None:
+def test_only_the_literal_minimax_inflates_the_logits(tmp_path: Path) -> None:
     def spread(form: str, weight: int) -> float:
         words = (f"method.form={form}", f"method.adversarial_weight={weight}", "epochs=20", "teacher.recipe.epochs=20")
         return float(trained(tmp_path, *words)[2].rows[-1]["val/logit_std"])
@@ -182,7 +182,7 @@ def test_only_the_form_to_the_letter_drives_the_logits_far_beyond_those_of_the_l
 
 
 @pytest.mark.parametrize("start", ["false", "true"])
-def test_a_run_taken_up_behind_its_judge_ends_in_the_same_bits_and_findings(start: str, tmp_path: Path) -> None:
+def test_a_resume_after_the_discriminator_ends_in_the_same_bits(start: str, tmp_path: Path) -> None:
     words = [*METHOD, "dataset=synthetic", "teacher=mlp_16", "epochs=2", f"method.init_from_s0={start}"]
     made, folder = config(tmp_path, *words), tmp_path / "run"
     first = run(made, folder, words)

@@ -93,7 +93,7 @@ def test_the_distances_are_what_they_say() -> None:
     assert distance(one, other, "l2").item() == pytest.approx((apart**2).mean(), rel=1e-5)
 
 
-def test_the_end_point_error_has_a_finite_gradient_where_nothing_differs() -> None:
+def test_the_end_point_error_has_a_finite_gradient_at_zero() -> None:
     made = torch.zeros(1, 3, 2, 2, requires_grad=True)
     distance(made, torch.zeros(1, 3, 2, 2), "epe").backward()
     assert made.grad is not None
@@ -111,7 +111,7 @@ def test_the_loss_is_that_of_the_report(links: list[list[int]], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("form", ["l1", "l2"])
-def test_images_and_links_are_compared_by_the_distance_that_was_asked_for(form: str, tmp_path: Path) -> None:
+def test_images_and_links_are_compared_by_the_chosen_distance(form: str, tmp_path: Path) -> None:
     exp, method, batch = started(tmp_path, f"method.distance={form}")
     made, back = exp.student(batch.images), method.other(batch.targets)
     terms = [term.item() for term in method.loss(made, back, batch).values()]
@@ -121,7 +121,7 @@ def test_images_and_links_are_compared_by_the_distance_that_was_asked_for(form: 
     assert sorted(terms) == pytest.approx(sorted([0.8 * there, 0.8 * again, 0.2 * link]), rel=1e-4)
 
 
-def test_the_maps_across_from_each_other_differ_by_one_row_and_both_bridges_even_them_out(tmp_path: Path) -> None:
+def test_both_bridges_give_the_encoders_shape(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "method=ae_cross", *PAIRS)
     shapes = exp.shapes(exp.student)
     assert [shapes[tap][2] for tap in (0, 8, 1, 7)] == [31, 32, 15, 16]
@@ -131,7 +131,7 @@ def test_the_maps_across_from_each_other_differ_by_one_row_and_both_bridges_even
             assert even.shape == shapes[encoder]
 
 
-def test_a_link_sends_gradients_into_both_nets_and_into_the_learned_bridge(tmp_path: Path) -> None:
+def test_a_link_sends_gradients_into_both_nets_and_the_bridge(tmp_path: Path) -> None:
     exp, method, batch = started(tmp_path, "method.bridge=conv")
     terms = method.loss(exp.student(batch.images), method.other(batch.targets), batch)
     terms["link"].backward()
@@ -157,7 +157,7 @@ def test_a_link_of_no_weight_is_no_link_to_the_last_bit(tmp_path: Path) -> None:
     assert same(copied(one_method), copied(other_method))
 
 
-def test_without_a_link_the_student_is_the_student_alone_to_the_last_bit(tmp_path: Path) -> None:
+def test_without_a_link_the_student_is_the_baseline_bit_for_bit(tmp_path: Path) -> None:
     exp, _, _ = trained(tmp_path, "method.links=[]", "method.image_weight=1.0", "method.link_weight=0.0")
     alone = exp.trained(exp.student_node, None, None, exp.plan)
     assert same(copied(exp.student), copied(alone.model))
@@ -170,7 +170,7 @@ def test_a_link_changes_both_nets(tmp_path: Path) -> None:
     assert not same(copied(free[1].other), copied(linked[1].other))
 
 
-def test_the_two_nets_begin_with_different_weights_and_the_bridge_is_trained(tmp_path: Path) -> None:
+def test_the_two_nets_begin_apart_and_the_bridge_is_trained(tmp_path: Path) -> None:
     exp, method, stage = begun(tmp_path, "method.bridge=conv")
     assert not torch.equal(exp.student.model.enc1[0].weight, method.other.model.enc1[0].weight)  # type: ignore[index,union-attr]
     before, memory = copied(method.bridges), Memory()
@@ -215,7 +215,7 @@ def test_both_directions_are_measured_on_pixels_and_drawn(tmp_path: Path) -> Non
     np.testing.assert_allclose(first[0].images[0].get_array(), np.moveaxis(shown[0], 0, 2).clip(0, 1), atol=1e-5)
 
 
-def test_a_class_that_occurs_has_a_bar_as_high_as_its_recall_in_its_own_colour() -> None:
+def test_each_class_that_occurs_has_its_recall_as_a_coloured_bar() -> None:
     colours = {"road": (128, 64, 128), "sky": (70, 130, 180), "car": (0, 0, 142)}
     scores = {"recall/road": 0.25, "recall/car": 1.0, "pixel_accuracy": 0.5, "miou": 0.4}
     bars: Any = recalls(scores, colours).axes[0].patches
@@ -224,7 +224,7 @@ def test_a_class_that_occurs_has_a_bar_as_high_as_its_recall_in_its_own_colour()
     assert shades == [pytest.approx(colours[name]) for name in ("road", "car")]
 
 
-def test_each_direction_is_scored_by_its_own_net_while_training_on_validation_images_alone(tmp_path: Path) -> None:
+def test_each_net_is_scored_on_the_validation_split_only(tmp_path: Path) -> None:
     exp, method, stage = told_apart(tmp_path)
     assert stage.evaluate is not None
     found, (images, targets) = stage.evaluate(), exp.data.val
@@ -232,7 +232,7 @@ def test_each_direction_is_scored_by_its_own_net_while_training_on_validation_im
     assert found["y_to_x/l1"] == pytest.approx(pixel_l1(method.other, targets, images), rel=1e-4)
 
 
-def test_y_to_x_is_what_the_other_net_makes_of_targets_beside_the_mean_of_the_training_images(tmp_path: Path) -> None:
+def test_y_to_x_scores_the_other_net_and_the_mean_training_image(tmp_path: Path) -> None:
     exp, method, _ = told_apart(tmp_path)
     found, (images, targets) = method.findings(exp), exp.data.test
     assert found["y_to_x/l1"] == pytest.approx(pixel_l1(method.other, targets, images), rel=1e-4)
@@ -242,7 +242,7 @@ def test_y_to_x_is_what_the_other_net_makes_of_targets_beside_the_mean_of_the_tr
 
 
 @pytest.mark.parametrize(("given", "painted", "other"), [(True, "y_to_x", "x_to_y"), (False, "x_to_y", "y_to_x")])
-def test_colours_are_scored_in_the_direction_that_paints_label_maps(
+def test_only_the_direction_that_paints_label_maps_has_miou(
     given: bool, painted: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exp, method, _ = begun(tmp_path)
@@ -274,7 +274,7 @@ def test_what_is_no_class_and_what_does_not_occur_is_left_out() -> None:
     assert scores == {"pixel_accuracy": 1.0, "miou": 1.0, "recall/road": 1.0}
 
 
-def test_pink_cannot_be_made_under_the_normalization_as_it_was_run(compose: Any) -> None:
+def test_a_tanh_cannot_reach_pink_under_the_asrun_normalization(compose: Any) -> None:
     from kdrun.data.cityscapes import COLOURS
 
     names, palette = list(COLOURS), list(COLOURS.values())
@@ -298,7 +298,7 @@ def test_the_experiments_say_which_maps_are_linked_and_how(compose: Any) -> None
     assert links("ae_exp3_cityscapes") == ([[0, 8]], "conv", 0.2)
 
 
-def test_a_translator_alone_is_trained_by_the_distance_to_the_image_wanted(tmp_path: Path) -> None:
+def test_a_baseline_translator_learns_the_distance_to_its_target(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "method=reconstruction", *PAIRS)
     method = exp.method(config(tmp_path, "method=reconstruction", *PAIRS)["method"])
     batch = next(exp.batches("val"))

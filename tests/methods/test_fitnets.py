@@ -28,21 +28,19 @@ Shape = tuple[int, ...]
         ({"decay_end": 2, "kd_weight": 1.0, "kd_weight_end": 3.0}, [2, 3, 3, 3, 3, 3]),
     ],
 )
-def test_the_soft_weight_falls_in_a_straight_line_from_start_to_end(
-    settings: dict[str, float], weights: list[float]
-) -> None:
+def test_the_soft_weight_falls_linearly_from_start_to_end(settings: dict[str, float], weights: list[float]) -> None:
     method = FitNets(**settings)  # type: ignore[arg-type]
     assert [method.soft_weight(epoch) for epoch in range(1, 7)] == pytest.approx(weights)
 
 
-def test_without_an_end_of_its_own_the_soft_weight_has_fallen_at_the_last_epoch(tmp_path: Path) -> None:
+def test_by_default_the_soft_weight_is_0_at_the_last_epoch(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "method=fitnets", "epochs=4")
     method = FitNets()
     next(method.stages(exp))
     assert [method.soft_weight(epoch) for epoch in range(1, 5)] == pytest.approx([3, 2, 1, 0])
 
 
-def test_a_decay_that_would_start_after_the_last_epoch_never_starts(tmp_path: Path) -> None:
+def test_a_decay_start_after_the_last_epoch_never_starts(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "method=fitnets", "epochs=3")
     for start in (4, 5, 9):
         method = FitNets(decay_start=start)
@@ -77,7 +75,7 @@ def test_the_regressor_leads_from_any_shape_to_that_of_the_hint(
     assert bool((mapped < 0).any()) == (activation != "relu")
 
 
-def test_the_regressor_of_the_papers_pair_takes_the_fourth_layer_to_the_second(tmp_path: Path) -> None:
+def test_the_papers_regressor_maps_layer_four_to_layer_two(tmp_path: Path) -> None:
     words = ("dataset.size=28", "method=scratch")
     nets = [experiment(tmp_path, f"student={name}", "teacher=none", *words) for name in ("maxout6", "maxout3")]
     student, teacher = (exp.shapes(exp.student) for exp in nets)
@@ -94,21 +92,21 @@ def test_maxout_takes_the_larger_of_two_linear_pieces() -> None:
     torch.testing.assert_close(made(feature), torch.maximum(pieces[:, :2], pieces[:, 2:]))
 
 
-def test_a_student_map_smaller_than_the_teachers_is_refused_with_both_sizes() -> None:
+def test_a_student_map_below_the_teachers_size_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         Regressor(torch.Size((1, 4, 3, 8)), torch.Size((1, 6, 5, 5)), "relu")
     what = "no convolution leads from the student's 4x3x8 up to the teacher's 6x5x5"
     assert str(caught.value) == f"method.guided: {what}; choose an earlier guided or a later hint"
 
 
-def test_the_middle_tap_of_those_in_question_is_meant_where_none_is_named() -> None:
+def test_the_middle_tap_of_the_candidates_is_the_default() -> None:
     shapes = [torch.Size((1, 3))] * 5
     assert [choose("hint", None, shapes, "teacher", range(count)) for count in (1, 2, 3, 5)] == [0, 1, 1, 2]
     assert choose("hint", None, shapes, "teacher", [3, 4]) == 4
     assert choose("hint", 4, shapes, "teacher", [0]) == 4
 
 
-def test_the_hint_of_a_vector_is_a_vector_and_that_of_a_map_a_map_where_the_teacher_has_one() -> None:
+def test_the_default_hint_has_the_rank_of_the_guided_layer() -> None:
     row, plane = torch.Size((1, 8)), torch.Size((1, 2, 4, 4))
     for guided, teacher, hint in (
         (row, [plane, plane, row], 2),
@@ -127,7 +125,7 @@ def test_a_tap_that_the_model_lacks_is_refused() -> None:
         choose("guided", None, [], "student", [])
 
 
-def test_the_second_stage_has_hard_and_softened_targets_without_the_factor_t_squared() -> None:
+def test_the_second_stage_has_no_factor_t_squared() -> None:
     method = FitNets(ce_weight=0.5, kd_weight=8.0, decay_end=4, temperature=5.0)
     student, teacher = torch.randn(2, 6, 5)
     labels = torch.arange(6) % 5
@@ -154,7 +152,7 @@ def hinted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, dict[s
     return exp, student, teacher, memory
 
 
-def test_the_hint_stage_changes_the_student_up_to_its_guided_layer_and_nothing_behind(
+def test_the_hint_stage_trains_nothing_behind_the_guided_layer(
     hinted: tuple[Experiment, dict[str, Tensor], dict[str, Tensor], Memory],
 ) -> None:
     exp, student, _, _ = hinted
@@ -195,7 +193,7 @@ def test_the_hint_loss_is_half_the_mean_squared_distance(tmp_path: Path) -> None
     assert float(found) == pytest.approx(3 * 0.5 * float((guess - hint).square().sum()) / guess.numel(), rel=1e-5)
 
 
-def test_the_second_stage_starts_from_the_best_epoch_of_the_first(tmp_path: Path) -> None:
+def test_the_second_stage_starts_from_the_firsts_best_epoch(tmp_path: Path) -> None:
     overrides = ["method=fitnets", "method.hint_epochs=3", "optimizer.lr=0.5"]  # far too large: it gets worse
     exp, memory = experiment(tmp_path, *overrides), Memory()
     stages = exp.method(config(tmp_path, *overrides)["method"]).stages(exp)
@@ -210,7 +208,7 @@ def test_the_second_stage_starts_from_the_best_epoch_of_the_first(tmp_path: Path
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1, 0.0])
-def test_what_the_hint_stage_has_trained_goes_on_at_a_rate_of_its_own(scale: float, tmp_path: Path) -> None:
+def test_lr_scale_sets_the_rate_of_the_hint_trained_layers(scale: float, tmp_path: Path) -> None:
     overrides = [*NETS, "method.guided=1", "method.hint=1", f"method.lr_scale={scale}", "schedule=constant"]
     exp = experiment(tmp_path, *overrides)
     stages = exp.method(config(tmp_path, *overrides)["method"]).stages(exp)

@@ -30,7 +30,7 @@ def log_sigmoid(x: Tensor) -> np.ndarray:
     return np.log(1 / (1 + np.exp(-x.detach().double().numpy())))
 
 
-def test_the_student_goes_down_the_labels_and_towards_passing_for_the_teacher() -> None:
+def test_the_student_loss_is_labels_plus_fooling() -> None:
     made, (student, teacher) = method(ce_weight=0.5, gan_weight=2.0), torch.randn(2, 6, 5)
     found = made.loss(Outputs(student, []), Outputs(teacher, []), BATCH)
     rows = np.exp(student.double().numpy())
@@ -93,7 +93,7 @@ def test_neither_players_step_touches_the_other_or_the_teacher(tmp_path: Path) -
     assert same(copied(exp.teacher.model), teacher)
 
 
-def test_the_judge_sees_the_very_logits_that_the_student_was_moved_by(tmp_path: Path) -> None:
+def test_the_discriminator_sees_the_logits_of_the_student_step(tmp_path: Path) -> None:
     exp, stage, training = begun(tmp_path)
     method = stage.modules["method"]
     batch = next(stage.stream.epoch(1))
@@ -139,7 +139,7 @@ def test_the_judge_moves_by_adam_at_its_own_rate() -> None:
     assert (adam.defaults["lr"], adam.defaults["betas"]) == (0.03, (0.5, 0.9))
 
 
-def test_the_findings_are_mean_probabilities_and_the_share_of_students_taken_for_the_teacher() -> None:
+def test_the_metrics_are_mean_probabilities_and_the_fooling_rate() -> None:
     real, fake = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([-2.0, 3.0, 1.0])
     game = GAN()
     game.judge = torch.nn.Identity()

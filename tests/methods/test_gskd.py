@@ -79,7 +79,7 @@ def test_each_student_learns_from_the_teacher_and_the_one_before(tmp_path: Path)
     assert len(links["mlp_32"]["fields"]["method"]["students"]) == 1
 
 
-def test_the_students_before_it_learn_by_the_weights_that_were_asked_for(tmp_path: Path) -> None:
+def test_the_previous_students_learn_by_the_given_weights(tmp_path: Path) -> None:
     asked = {"previous_weight": 0.25, "temperature": 7.0, "reduction": "mean"}
     grown(tmp_path, *(f"method.{key}={value}" for key, value in asked.items()))
     link = next(manifest for manifest in stored(tmp_path) if manifest["name"] == "mlp_32")["fields"]["method"]
@@ -106,7 +106,7 @@ def test_the_previous_student_and_the_teacher_stay_as_they_are(out: Path) -> Non
 
 
 @pytest.mark.parametrize("base", ["blkd", "fitnets", "gan"])
-def test_without_weight_on_the_previous_student_it_is_the_base_method_to_the_last_bit(base: str, out: Path) -> None:
+def test_previous_weight_0_is_the_base_method_bit_for_bit(base: str, out: Path) -> None:
     _, weights, memory, _ = grown(out, f"method.base={base}", "method.previous_weight=0")
     plain, other = Memory(), experiment(out, *CHAIN[:2], f"method={base}")
     other.follow(other.method(config(out, *CHAIN[:2], f"method={base}")["method"]), plain.journal)
@@ -123,7 +123,7 @@ def test_no_students_before_it_make_it_the_base_method(out: Path) -> None:
 
 
 @pytest.mark.parametrize("base", ["takd", "wskd", "fitnets"])
-def test_a_base_of_several_parts_learns_from_the_previous_student_too(base: str, out: Path) -> None:
+def test_a_base_of_several_stages_uses_the_previous_student_too(base: str, out: Path) -> None:
     words = ["method.previous_weight=0.05", f"method.base={base}"]
     words += ["method.base.assistants=[mlp_32]"] if base == "takd" else []
     _, _, memory, _ = grown(out, *words)
@@ -150,9 +150,7 @@ def test_a_chain_that_shrinks_is_refused(out: Path) -> None:
         grown(out, "student=mlp_16", "method.students=[mlp_100]")
 
 
-def test_the_grown_student_takes_the_teachers_place_and_a_second_chain_grows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_grown_student_teaches_a_second_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taught: list[Trained] = []
     taught_by = Experiment.taught_by
     monkeypatch.setattr(Experiment, "taught_by", lambda self, one: taught.append(one) or taught_by(self, one))

@@ -65,7 +65,7 @@ def test_every_form_is_its_formula(form: str, temperature: float) -> None:
 
 
 @pytest.mark.parametrize("form", ["forward", "reverse", "cross_entropy"])
-def test_the_mean_over_everything_is_the_batch_mean_divided_by_the_number_of_classes(form: str) -> None:
+def test_mean_is_batchmean_divided_by_the_number_of_classes(form: str) -> None:
     batchmean = soft_loss(STUDENT, TEACHER, 2.0, form)
     assert float(soft_loss(STUDENT, TEACHER, 2.0, form, "mean")) == pytest.approx(float(batchmean) / 5, rel=1e-12)
 
@@ -78,12 +78,12 @@ def gradient(temperature: float, form: str = "forward") -> Tensor:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_cross_entropy_and_forward_divergence_have_the_same_gradient(temperature: float) -> None:
+def test_cross_entropy_and_forward_kl_have_the_same_gradient(temperature: float) -> None:
     torch.testing.assert_close(gradient(temperature, "cross_entropy"), gradient(temperature, "forward"))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_the_gradient_is_the_difference_of_the_softened_distributions(temperature: float) -> None:
+def test_the_gradient_is_the_difference_of_the_soft_outputs(temperature: float) -> None:
     student, teacher = (softmax(z.numpy() / temperature) for z in (STUDENT, TEACHER))
     np.testing.assert_allclose(gradient(temperature).numpy(), (student - teacher) / temperature / 6, rtol=1e-9)
 
@@ -95,7 +95,7 @@ def test_the_factor_t_squared_keeps_the_gradient_at_one_size() -> None:
     assert max(sizes) / min(sizes) > 100
 
 
-def test_at_a_high_temperature_the_gradient_is_that_of_matching_centred_logits() -> None:
+def test_a_high_temperature_matches_centred_logits() -> None:
     """Hinton et al. 2015, eq. 4."""
     student, teacher = (z - z.mean(1, keepdim=True) for z in (STUDENT, TEACHER))
     expected = (student - teacher) / 5 / 6
@@ -103,7 +103,7 @@ def test_at_a_high_temperature_the_gradient_is_that_of_matching_centred_logits()
 
 
 @pytest.mark.parametrize("form", ["forward", "reverse"])
-def test_a_divergence_is_zero_where_logits_differ_by_a_constant_and_positive_elsewhere(form: str) -> None:
+def test_a_divergence_is_zero_only_for_logits_a_constant_apart(form: str) -> None:
     shifted = TEACHER + torch.arange(6.0, dtype=torch.float64)[:, None]
     assert float(soft_loss(shifted, TEACHER, 3.0, form)) == pytest.approx(0, abs=1e-12)
     for seed in range(20):
@@ -196,7 +196,7 @@ def trained(out: Path, *overrides: str) -> tuple[dict[str, Tensor], list[dict[st
     return copied(exp.student), memory.rows
 
 
-def test_without_soft_targets_the_student_is_the_one_trained_alone_to_the_last_bit(tmp_path: Path) -> None:
+def test_without_soft_targets_it_is_the_baseline_bit_for_bit(tmp_path: Path) -> None:
     weights, rows = trained(tmp_path, "method=kd", "method.ce_weight=1", "method.kd_weight=0")
     alone, expected = trained(tmp_path, "method=scratch")
     assert same(weights, alone)

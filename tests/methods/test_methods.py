@@ -143,7 +143,7 @@ def test_a_method_without_a_loss_says_so() -> None:
         Empty().loss(Outputs(torch.zeros(1), []), None, Batch(*[torch.zeros(1)] * 4, 1))
 
 
-def test_a_method_that_overrides_the_loss_alone_trains_its_own_parameters_too(tmp_path: Path) -> None:
+def test_a_method_with_only_a_loss_trains_its_own_parameters_too(tmp_path: Path) -> None:
     class Scaled(Method):
         needs_teacher = False
 

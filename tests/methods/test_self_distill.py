@@ -82,7 +82,7 @@ def test_the_loss_is_the_corrected_formula(made: SelfDistill, weight: dict[str, 
 
 
 @pytest.mark.parametrize("detached", [True, False])
-def test_the_deepest_gets_no_gradient_from_what_it_teaches_unless_asked_for(detached: bool) -> None:
+def test_detach_deepest_decides_if_teaching_trains_the_deepest(detached: bool) -> None:
     deepest, said, labels = tensors()
     terms = SelfDistill(detach_deepest=detached).terms(deepest, said, labels)
     (terms["kd"] + terms["feature"] + terms["ce"]).backward()
@@ -99,7 +99,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, SelfD
     return exp, method
 
 
-def test_the_shallow_classifiers_teach_every_block_before_them_and_never_their_own_teacher(
+def test_shallow_losses_train_the_blocks_but_not_the_deepest(
     trained: tuple[Experiment, SelfDistill],
 ) -> None:
     exp, method = trained
@@ -111,7 +111,7 @@ def test_the_shallow_classifiers_teach_every_block_before_them_and_never_their_o
     assert set(torch.autograd.grad(terms["kd"] + terms["feature"], deepest, allow_unused=True)) == {None}
 
 
-def test_every_epoch_scores_all_classifiers_and_the_deepest_as_the_students(
+def test_every_epoch_scores_all_classifiers_and_the_student(
     trained: tuple[Experiment, SelfDistill],
 ) -> None:
     exp, method = trained
@@ -124,7 +124,7 @@ def test_every_epoch_scores_all_classifiers_and_the_deepest_as_the_students(
     }
 
 
-def test_every_classifier_is_scored_and_the_last_is_the_students_own_score(
+def test_the_metrics_of_the_last_classifier_are_the_students(
     trained: tuple[Experiment, SelfDistill],
 ) -> None:
     exp, method = trained
@@ -146,7 +146,7 @@ def test_every_classifier_is_scored_and_the_last_is_the_students_own_score(
     assert found["ensemble/loss"] == pytest.approx(-np.log(mean[np.arange(len(y)), y]).mean(), rel=1e-4)
 
 
-def test_what_is_kept_is_the_net_without_its_shallow_classifiers_and_gives_the_same_logits(
+def test_the_net_kept_without_heads_gives_the_same_logits(
     trained: tuple[Experiment, SelfDistill], tmp_path: Path
 ) -> None:
     exp, _ = trained

@@ -26,9 +26,7 @@ def stored(out: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name.rpartition("-")[0]: files.read_json(path) for path in found}
 
 
-def test_every_link_is_taught_by_the_one_before_and_the_student_by_the_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_model_of_the_chain_is_taught_by_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last = []
     taught_by = Experiment.taught_by
     exp = experiment(tmp_path, "method=takd", CHAIN)
@@ -42,7 +40,7 @@ def test_every_link_is_taught_by_the_one_before_and_the_student_by_the_last(
     assert [link.key for link in last] == [manifests["mlp_32"]["key"]]
 
 
-def test_every_link_is_trained_by_the_base_method_and_the_teachers_recipe(tmp_path: Path) -> None:
+def test_assistants_use_the_base_method_and_the_teachers_recipe(tmp_path: Path) -> None:
     distilled(tmp_path, "method=takd", CHAIN, "method.base=kd_soft", "teacher.seed=3", "seed=5")
     for name in ("mlp_100", "mlp_32"):
         fields = stored(tmp_path)[name]["fields"]
@@ -50,9 +48,7 @@ def test_every_link_is_trained_by_the_base_method_and_the_teachers_recipe(tmp_pa
         assert (fields["seed"], fields["recipe"]["epochs"]) == (3, 1)
 
 
-def test_a_link_is_trained_once_for_all_chains_that_begin_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_assistant_is_trained_once_for_chains_that_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
     train = Experiment._train
 
@@ -90,7 +86,7 @@ def test_no_link_is_moved_by_those_that_it_teaches(chain: str, tmp_path: Path) -
         assert same(dict(link.model.model.state_dict()), load_file(link.folder / "model.safetensors"))
 
 
-def test_whether_a_link_is_trained_now_or_was_before_changes_no_bit(tmp_path: Path) -> None:
+def test_a_stored_assistant_gives_the_same_bits_as_a_new_one(tmp_path: Path) -> None:
     overrides = ["method=takd", CHAIN, "method.base=fitnets", "method.base.hint_epochs=1"]
     _, trained_now, _ = distilled(tmp_path, *overrides)
     _, from_store, _ = distilled(tmp_path, *overrides)

@@ -26,7 +26,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Tempe
     return exp, method
 
 
-def test_entropy_rises_and_the_largest_probability_falls_with_temperature(
+def test_temperature_raises_entropy_and_lowers_the_maximum(
     studied: tuple[Experiment, Temperature],
 ) -> None:
     exp, method = studied
@@ -37,7 +37,7 @@ def test_entropy_rises_and_the_largest_probability_falls_with_temperature(
     assert entropies[-1] < np.log(10)
 
 
-def test_the_class_that_is_most_likely_is_so_at_every_temperature(studied: tuple[Experiment, Temperature]) -> None:
+def test_the_most_likely_class_is_so_at_every_temperature(studied: tuple[Experiment, Temperature]) -> None:
     exp, method = studied
     assert len(set(method.probabilities(exp).argmax(1).tolist())) == 1
 
@@ -59,7 +59,7 @@ def test_the_printed_formula_would_not_know_its_temperature(studied: tuple[Exper
     assert method.probabilities(exp)[0].numpy() == pytest.approx(printed[0], rel=1e-4)
 
 
-def test_the_image_is_the_first_of_its_class_or_the_one_that_is_named(studied: tuple[Experiment, Temperature]) -> None:
+def test_the_image_is_the_first_of_its_class_or_the_given_one(studied: tuple[Experiment, Temperature]) -> None:
     exp, _ = studied
     targets = exp.data.test.targets.tolist()
     assert Temperature(sample_label=3).sample(exp) == targets.index(3)
@@ -74,7 +74,7 @@ def test_an_image_that_is_not_there_is_refused(studied: tuple[Experiment, Temper
         next(Temperature(sample_label=10).stages(exp))
 
 
-def test_an_image_that_is_not_there_is_missed_before_anything_is_trained(tmp_path: Path) -> None:
+def test_a_missing_image_is_refused_before_training(tmp_path: Path) -> None:
     words = (*WORDS, "dataset.test_count=30", "method.sample_index=30")
     exp = experiment(tmp_path, *words)
     with pytest.raises(ConfigError, match=r"^method.sample_index: there are only 30 test images$"):
@@ -82,7 +82,7 @@ def test_an_image_that_is_not_there_is_missed_before_anything_is_trained(tmp_pat
     assert tried(config(tmp_path, *words), exp.runtime, exp.listen, exp.notice)  # whose own images are two
 
 
-def test_the_figure_has_a_line_for_each_temperature_and_the_image(studied: tuple[Experiment, Temperature]) -> None:
+def test_the_figure_has_the_image_and_a_line_per_temperature(studied: tuple[Experiment, Temperature]) -> None:
     exp, method = studied
     name, figure = next(method.figures(exp))
     picture, lines = figure.axes

@@ -17,13 +17,13 @@ def test_the_virtual_teacher_is_softened_as_a_real_one_is() -> None:
     assert made[1] == pytest.approx(powers / powers.sum(), rel=1e-5)
 
 
-def test_softened_probabilities_are_next_to_even_as_in_the_authors_code() -> None:
+def test_softened_probabilities_are_nearly_uniform() -> None:
     made = VirtualTeacher(temperature=20.0, confidence=0.99, softens="probabilities").virtual(LABELS, 100)
     assert made[0, 0].item() == pytest.approx(0.0105, abs=5e-5)
     assert made[0, 1].item() == pytest.approx(0.00999, abs=5e-6)
 
 
-def test_the_loss_is_labels_and_divergence_from_the_virtual_teacher() -> None:
+def test_the_loss_is_labels_plus_virtual_teacher_divergence() -> None:
     method = VirtualTeacher(ce_weight=0.8, kd_weight=0.3)
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)).double()
     found = method.loss(Outputs(logits, []), None, Batch(logits, LABELS, LABELS, LABELS, 1))

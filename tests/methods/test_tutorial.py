@@ -35,7 +35,7 @@ def test_the_cosine_of_the_pooled_features_is_that_of_numpy() -> None:
     torch.testing.assert_close(found["ce"], 0.75 * F.nll_loss(F.log_softmax(student.logits, 1), LABELS))
 
 
-def test_pooling_by_two_is_torchs_average_pooling_as_in_the_tutorial() -> None:
+def test_pooling_by_two_is_average_pooling_as_in_the_tutorial() -> None:
     features = torch.randn(3, 2048)
     torch.testing.assert_close(pooled(features, 1024), F.avg_pool1d(features[:, None], 2)[:, 0])
 
@@ -46,7 +46,7 @@ def test_features_that_are_no_multiple_are_refused() -> None:
         Cosine().connect([torch.Size((1, 2, 2, 2))], [torch.Size((1, 5, 2, 2))])
 
 
-def test_the_hint_is_the_mean_squared_distance_behind_the_regressor() -> None:
+def test_the_hint_is_the_mean_squared_error_after_the_regressor() -> None:
     method, student, teacher = HintJoint(), said(torch.randn(3, 2, 5, 5)), said(torch.randn(3, 6, 5, 5))
     method.connect([torch.Size((1, 2, 5, 5))], [torch.Size((1, 6, 5, 5))])
     assert method.regressor.weight.shape == (6, 2, 3, 3)

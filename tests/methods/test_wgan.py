@@ -27,7 +27,7 @@ def made(**settings: Any) -> WGAN:
     return method
 
 
-def test_critic_and_student_pull_the_students_score_in_opposite_directions() -> None:
+def test_critic_and_student_move_the_score_opposite_ways() -> None:
     method, (student, teacher) = made(ce_weight=0.5, gan_weight=2.0, critic_weight=3.0), torch.randn(2, 6, 5)
     found = {**method.loss(Outputs(student, []), None, SEEN), **method.judge_terms(teacher, student, SEEN)}
     real, fake = (method.judge(logits).detach().mean() for logits in (teacher, student))
@@ -37,7 +37,7 @@ def test_critic_and_student_pull_the_students_score_in_opposite_directions() -> 
     assert "critic/penalty" not in found
 
 
-def test_the_penalty_is_the_squared_distance_of_the_slope_from_one() -> None:
+def test_the_penalty_is_the_squared_gap_of_gradient_norm_and_one() -> None:
     method = made(lipschitz="gp", penalty=4.0)
     real, fake = torch.randn(2, 6, 5)
     torch.manual_seed(3)
@@ -103,7 +103,7 @@ def test_only_clipping_bounds_the_weights(lipschitz: str, bounded: bool, tmp_pat
     assert (largest <= 0.004 * (1 + 1e-6)) == bounded
 
 
-def test_further_steps_of_the_critic_take_no_batch_from_the_student(tmp_path: Path) -> None:
+def test_extra_critic_steps_take_no_batch_from_the_student(tmp_path: Path) -> None:
     exp, _, memory = trained(tmp_path, "method.critic_steps=5")
     stage = memory.stages[0]
     assert [update.repeat for update in stage.updates] == [1, 5]
@@ -129,7 +129,7 @@ def test_the_student_goes_up_the_critics_score() -> None:
     assert after > before
 
 
-def test_the_findings_are_the_critics_mean_scores_and_their_difference(tmp_path: Path) -> None:
+def test_the_metrics_are_the_critics_mean_scores_and_their_gap(tmp_path: Path) -> None:
     exp, method, _ = trained(tmp_path)
     assert exp.teacher is not None
     found = method.findings(exp)
@@ -138,19 +138,19 @@ def test_the_findings_are_the_critics_mean_scores_and_their_difference(tmp_path:
     assert found["critic_gap"] == pytest.approx(float(real - fake), abs=1e-6)
 
 
-def test_the_distance_is_what_the_cheapest_of_all_matchings_costs() -> None:
+def test_the_distance_is_the_cost_of_the_cheapest_matching() -> None:
     real, fake = np.random.default_rng(0).normal(size=(2, 6, 3))
     costs = [np.linalg.norm(real - fake[list(order)], axis=1).mean() for order in permutations(range(6))]
     assert wasserstein(torch.tensor(real), torch.tensor(fake)) == pytest.approx(min(costs))
 
 
-def test_the_distance_of_a_set_moved_by_a_vector_is_its_length_whatever_the_order() -> None:
+def test_the_distance_of_a_shifted_set_is_the_shifts_length() -> None:
     real = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     fake = real.flip(0) + torch.tensor([3.0, 0.0, 4.0, 0.0])
     assert wasserstein(real, fake) == pytest.approx(5, rel=1e-5)
 
 
-def test_a_critic_stopped_in_the_middle_of_an_epoch_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_critic_stopped_mid_epoch_resumes_with_the_same_bits(tmp_path: Path) -> None:
     words = ("method=wgan_gp", "epochs=2")
     exp, whole = experiment(tmp_path, *words), Memory()
     stage = next(exp.method(config(tmp_path, *words)["method"]).stages(exp))
@@ -164,7 +164,7 @@ def test_a_critic_stopped_in_the_middle_of_an_epoch_goes_on_with_the_same_bits(t
     assert same(copied(again.modules), after)
 
 
-def test_the_conditional_judge_names_the_class_and_the_logits_meet_in_l1() -> None:
+def test_the_conditional_game_adds_class_loss_and_l1_on_logits() -> None:
     torch.manual_seed(0)
     method, (student, teacher) = CGAN(class_weight=2.0, l1_weight=3.0, judge_weight=0.5), torch.randn(2, 6, 5)
     judge: Any = method.fresh_judge(5)

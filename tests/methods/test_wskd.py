@@ -63,7 +63,7 @@ def said(labels: Tensor, wrong: list[int]) -> Outputs:
 
 
 @pytest.mark.parametrize("rule", ["shift", "swap", "lsr"])
-def test_corrected_targets_are_probabilities_with_the_true_class_first(rule: Any) -> None:
+def test_corrected_targets_are_probabilities_that_peak_at_labels(rule: Any) -> None:
     soft, labels = mistaken()
     made = corrected(soft, labels, rule, 0.05, 0.9)
     assert torch.allclose(made.sum(1), torch.ones(40), atol=1e-6)
@@ -72,7 +72,7 @@ def test_corrected_targets_are_probabilities_with_the_true_class_first(rule: Any
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.05, 0.4])
-def test_shift_puts_the_true_class_above_the_next_by_the_margin_and_no_more(margin: float) -> None:
+def test_shift_puts_the_true_class_ahead_by_exactly_the_margin(margin: float) -> None:
     soft, labels = mistaken()
     made = corrected(soft, labels, "shift", margin, 0.9).numpy()
     for row, label in zip(made, labels.tolist(), strict=True):
@@ -106,7 +106,7 @@ def test_the_rules_do_to_an_example_what_was_worked_out_by_hand() -> None:
         assert corrected(soft, label, rule, 0.05, 0.9)[0].tolist() == pytest.approx(values, abs=1e-3)  # type: ignore[arg-type]
 
 
-def test_the_second_step_goes_down_labels_and_corrected_targets_at_its_temperature() -> None:
+def test_the_second_loss_uses_labels_and_corrected_targets() -> None:
     method = WSKD(BASE, ce_weight=0.3, kd_weight=0.7, temperature=2.0, rule="swap")
     student, teacher = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(3)).double()
     labels = (teacher.argmax(1) + 1) % 5
@@ -134,7 +134,7 @@ def targets_of(method: WSKD, soft: Tensor, labels: Tensor) -> np.ndarray:
     return 1 / soft.shape[1] - len(soft) * student.grad.numpy()
 
 
-def test_the_second_step_draws_the_student_to_the_margin_and_to_the_confidence_that_were_asked_for() -> None:
+def test_the_second_step_uses_the_given_margin_and_confidence() -> None:
     (soft, labels), rows = mistaken(), range(40)
     shift, lsr = (
         targets_of(WSKD(BASE, kd_weight=1.0, temperature=1.0, rule=rule, margin=0.3, confidence=0.6), soft, labels)
@@ -154,7 +154,7 @@ def test_only_what_the_teacher_got_wrong_is_in_the_second_step(out: Path) -> Non
     assert torch.equal(seen[0], batch.images[[1, 4]])
 
 
-def test_the_second_step_is_a_new_forward_pass_through_the_student_as_the_first_left_it(out: Path) -> None:
+def test_the_second_step_is_a_new_forward_after_the_first(out: Path) -> None:
     exp, stage, _ = begun(out)
     training, weights = Training.begun(stage, exp.recipe, exp.runtime), []
     exp.student.register_forward_hook(lambda module, args, outputs: weights.append(copied(module.model.fc)))
@@ -175,7 +175,7 @@ def test_the_steps_share_an_optimizer_unless_told_otherwise(separate: str, count
 
 @pytest.mark.parametrize("bn", ["eval", "buffer"])
 @pytest.mark.parametrize("base", ["kd", "gan"])
-def test_a_teacher_without_a_mistake_makes_it_the_base_method_to_the_last_bit(bn: str, base: str, out: Path) -> None:
+def test_a_perfect_teacher_gives_the_base_method_bit_for_bit(bn: str, base: str, out: Path) -> None:
     learned = ("dataset.noise=0.01", "teacher.recipe.epochs=30", "student=resnet8", "epochs=2", "batch_size=16")
     expected, plain = follow(out, f"method={base}", *learned)
     weights, wise = follow(out, "method=wskd", f"method.base={base}", f"method.bn={bn}", *learned)
@@ -184,7 +184,7 @@ def test_a_teacher_without_a_mistake_makes_it_the_base_method_to_the_last_bit(bn
     assert [row["loss/ce"] for row in wise.rows] == [row["loss/ce"] for row in plain.rows]
 
 
-def test_a_teacher_with_mistakes_makes_it_another_training_and_the_part_of_them_is_scored(out: Path) -> None:
+def test_mistakes_change_the_training_and_their_share_is_scored(out: Path) -> None:
     words = ("student=resnet8", "batch_size=16")
     expected, _ = follow(out, "method=blkd", *words)
     weights, memory = follow(out, "method=wskd", *words)
@@ -197,7 +197,7 @@ def test_a_teacher_with_mistakes_makes_it_another_training_and_the_part_of_them_
     assert memory.rows[0]["val/teacher_wrong"] == pytest.approx(float(wrong), abs=1e-6)
 
 
-def test_each_epoch_is_scored_by_the_part_of_its_own_mistakes_alone(out: Path) -> None:
+def test_each_epochs_share_of_mistakes_is_its_own(out: Path) -> None:
     exp, stage, _ = begun(out)
     assert stage.evaluate is not None
     labels, shares = torch.arange(6), []
@@ -215,7 +215,7 @@ def test_fewer_mistakes_than_the_least_are_no_second_step(out: Path) -> None:
     assert set(stage.updates[1].loss(batch, said(labels, wrong=[1, 4, 5]))) == {"wise_ce", "wise_kd"}
 
 
-def test_batchnorm_learns_nothing_from_the_second_step_and_the_rest_of_the_student_does(out: Path) -> None:
+def test_the_second_step_leaves_batchnorm_as_it_is(out: Path) -> None:
     exp, stage, _ = begun(out)
     labels = torch.tensor([0, 1, 2, 3])
     exp.student.train()
@@ -232,7 +232,7 @@ def test_batchnorm_alone_is_held_still() -> None:
     assert [module.training for module in net] == [True, True, True]
 
 
-def test_a_buffer_waits_until_mistakes_are_enough_and_then_gives_each_once(out: Path) -> None:
+def test_a_buffer_waits_for_enough_mistakes_and_gives_each_once(out: Path) -> None:
     exp, stage, _ = begun(out, "method.bn=buffer", "method.buffer=5")
     labels, sizes, shown = torch.arange(8), [], []
     exp.student.register_forward_hook(lambda module, args, outputs: shown.append(args[0]))
@@ -252,7 +252,7 @@ def test_only_a_student_with_batchnorm_waits_for_more_mistakes(student: str, ter
     assert len(stage.updates[1].loss(batch_of(exp, labels), said(labels, wrong=[0, 2]))) == terms
 
 
-def test_a_training_stopped_with_mistakes_in_the_buffer_ends_in_the_same_bits(out: Path) -> None:
+def test_a_stop_with_a_filled_buffer_ends_in_the_same_bits(out: Path) -> None:
     words = ("method.bn=buffer", "method.buffer=24", "epochs=2", "batch_size=16")
     exp, stage, method = begun(out, *words)
     whole = Memory()

@@ -57,7 +57,7 @@ def test_similarity_is_the_cosine_of_rows() -> None:
     assert made.diag().tolist() == pytest.approx([1.0] * 5)
 
 
-def test_concentrations_run_from_nothing_for_the_least_alike_to_the_scale_for_the_class_itself(
+def test_concentrations_run_from_zero_to_the_scale(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[torch.Tensor] = []
@@ -69,7 +69,7 @@ def test_concentrations_run_from_nothing_for_the_least_alike_to_the_scale_for_th
         assert row == pytest.approx([scale * 0.6 / 1.4 + 1e-4, scale + 1e-4, 1e-4, scale * 0.5 + 1e-4])
 
 
-def test_targets_are_probabilities_whose_mean_is_that_of_the_concentrations() -> None:
+def test_targets_are_probabilities_with_the_dirichlet_mean() -> None:
     torch.manual_seed(0)
     likeness = torch.tensor([[1.0, 0.2, -0.5]], dtype=torch.float64)
     made = dirichlet(concentrations(likeness)[0], torch.ones(20000, dtype=torch.float64))
@@ -86,7 +86,7 @@ def test_small_scales_put_nearly_everything_on_one_class() -> None:
     assert sharp.max(1).values.mean() > 0.9 > mild.max(1).values.mean()
 
 
-def test_similarities_scaled_within_columns_have_one_nought_and_the_class_itself_in_each_column() -> None:
+def test_scaled_similarities_have_one_zero_and_a_unit_diagonal() -> None:
     weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
     for within, side in (("row", 1), ("column", 0)):
         made = concentrations(similarity(weight), within)
@@ -97,7 +97,7 @@ def test_similarities_scaled_within_columns_have_one_nought_and_the_class_itself
 
 
 @pytest.mark.parametrize(("reject", "least", "most"), [("false", 0.2, 0.8), ("true", 1.0, 1.0)])
-def test_rejection_leaves_only_targets_in_which_their_class_is_the_most_likely(
+def test_rejection_keeps_only_targets_that_peak_at_their_class(
     reject: str, least: float, most: float, out: Path
 ) -> None:
     exp, method = prepared(out, f"method.reject={reject}", "method.count=600")
@@ -141,7 +141,7 @@ def test_impressions_go_down_cross_entropy_at_their_temperature(out: Path) -> No
     assert loss == pytest.approx(-(impressions.targets[4:].numpy() * log).sum(1).mean(), rel=1e-6)
 
 
-def test_impressions_come_closer_to_their_targets_and_their_pixels_exist(out: Path) -> None:
+def test_impressions_approach_their_targets_with_valid_pixels(out: Path) -> None:
     exp, method = prepared(out, "method.impression_epochs=30")
     stage, memory = next(method.stages(exp)), Memory()
     fit(stage, exp.recipe, exp.runtime, memory)
@@ -152,7 +152,7 @@ def test_impressions_come_closer_to_their_targets_and_their_pixels_exist(out: Pa
     assert pixels.max() <= 1 + 1e-6
 
 
-def test_the_students_schedule_leaves_the_rate_of_impressions_alone(out: Path) -> None:
+def test_the_students_schedule_does_not_scale_impression_lr(out: Path) -> None:
     _, _, memory = followed(out, "schedule=cosine", "method.lr=0.25", "epochs=3")
     assert {row["lr/0"] for row in memory.rows if "loss/impression" in row} == {0.25}
     assert len({row["lr/0"] for row in memory.rows if "loss/impression" not in row}) == 3
@@ -164,7 +164,7 @@ def test_without_a_constraint_pixels_go_where_they_like(out: Path) -> None:
     assert method.made[0].images().abs().max() > 2.05  # pixels that exist end at 2
 
 
-def test_a_step_on_one_batch_leaves_the_other_images_and_the_teacher_alone(out: Path) -> None:
+def test_a_step_on_one_batch_changes_neither_others_nor_teacher(out: Path) -> None:
     exp, method = prepared(out)
     stage = next(method.stages(exp))
     assert exp.teacher is not None
@@ -179,7 +179,7 @@ def test_a_step_on_one_batch_leaves_the_other_images_and_the_teacher_alone(out: 
     assert same(copied(exp.teacher.model), teacher)
 
 
-def test_no_real_training_image_is_read_after_the_teachers_training(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_real_image_is_read_after_the_teachers_training(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exp, method = prepared(out)
 
     def opened(self: Stream, number: int, start: int = 0) -> Iterator[Batch]:
@@ -191,7 +191,7 @@ def test_no_real_training_image_is_read_after_the_teachers_training(out: Path, m
     assert not same(copied(exp.student), before)
 
 
-def test_the_student_is_the_same_to_the_last_bit_whatever_the_real_training_images_are(out: Path) -> None:
+def test_real_training_images_change_no_bit_of_the_student(out: Path) -> None:
     students = []
     for black in (False, True):
         exp, method = prepared(out)
@@ -208,7 +208,7 @@ def test_real_validation_images_select_nothing(out: Path) -> None:
     assert [stage.select for stage in memory.stages] == [None] * 11
 
 
-def test_the_student_is_shown_every_impression_once_an_epoch_in_another_order_each(out: Path) -> None:
+def test_an_epoch_shows_every_impression_once_in_a_new_order(out: Path) -> None:
     images = torch.arange(7.0).view(7, 1, 1, 1)
     stream = Shown(images, size=3, seed=1)
     epochs = [[batch.images.flatten().tolist() for batch in stream.epoch(number)] for number in (1, 2, 1)]
@@ -220,7 +220,7 @@ def test_the_student_is_shown_every_impression_once_an_epoch_in_another_order_ea
 
 
 @pytest.mark.parametrize("kind", ["synthesized", "noise"])
-def test_the_student_is_shown_the_impressions_of_all_classes_and_no_other_image(kind: str, out: Path) -> None:
+def test_the_student_sees_exactly_the_impressions_of_all_classes(kind: str, out: Path) -> None:
     _, method, memory = followed(out, f"method.impressions={kind}")
     batches = list(memory.stages[-1].stream.epoch(1))
     index = torch.cat([batch.index for batch in batches])
@@ -244,7 +244,7 @@ def test_the_runs_seed_orders_impressions_and_augment_moves_them(out: Path) -> N
 
 
 @pytest.mark.parametrize(("within", "side", "other"), [("row", 1, 0), ("column", 0, 1)])
-def test_a_class_is_least_like_some_other_within_what_was_asked_for(
+def test_similarities_are_scaled_within_rows_or_columns_as_set(
     within: str, side: int, other: int, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[torch.Tensor] = []
@@ -259,7 +259,7 @@ def test_a_class_is_least_like_some_other_within_what_was_asked_for(
     assert not (found.amin(other) == 0).all()
 
 
-def test_the_student_goes_down_the_divergence_from_the_teachers_own_softened_word() -> None:
+def test_the_loss_is_the_divergence_from_the_soft_teacher_output() -> None:
     student, teacher = 9 * torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0)).double()
     unlabelled = torch.full((6,), -1)
     batch = Batch(student, unlabelled, unlabelled, unlabelled, 1)
@@ -273,7 +273,7 @@ def test_the_student_goes_down_the_divergence_from_the_teachers_own_softened_wor
     assert float(found["ce"]) == pytest.approx(-0.5 * log[range(6), teacher.argmax(1).tolist()].mean())
 
 
-def test_binary_cross_entropies_are_those_of_torch_and_finite_where_a_probability_is_rounded_to_one() -> None:
+def test_binary_cross_entropy_is_torchs_and_finite_at_one() -> None:
     logits, teacher = 4 * torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
     unlabelled = torch.full((6,), -1)
     batch = Batch(logits, unlabelled, unlabelled, unlabelled, 1)
@@ -301,7 +301,7 @@ def test_moved_images_are_turned_shrunk_and_shifted_as_drawn() -> None:
     assert torch.allclose(shifted[:, 3], image[0, 0, :, 4], atol=1e-4)
 
 
-def test_augmented_impressions_differ_in_every_epoch_and_are_the_same_again_when_resumed() -> None:
+def test_augmentation_varies_by_epoch_and_repeats_on_resume() -> None:
     images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     stream = Shown(images, size=3, seed=1, augment=True)
     first, second, again = (list(stream.epoch(number)) for number in (1, 2, 1))
@@ -324,7 +324,7 @@ def test_the_control_teaches_by_noise_and_makes_no_impression(out: Path) -> None
     assert pixels.std() > 0.15
 
 
-def test_noise_is_normal_after_normalization_or_uniform_before_it() -> None:
+def test_noise_is_normal_normalized_or_uniform_in_pixels() -> None:
     torch.manual_seed(0)
     shape, mean, std = (300, 2, 9, 9), [0.2, 0.7], [0.5, 0.1]
     normal, uniform = drawn("normal", shape, mean, std), drawn("uniform", shape, mean, std)
@@ -366,7 +366,7 @@ class Reversed(nn.Module):
         return -self.fc(images.flatten(1))
 
 
-def test_a_teacher_whose_logits_are_not_its_last_linear_layers_is_refused(out: Path) -> None:
+def test_logits_that_bypass_the_last_linear_layer_are_refused(out: Path) -> None:
     exp, _ = prepared(out)
     assert exp.teacher is not None
     assert last_linear(exp, exp.teacher).weight.shape == (10, 16)
@@ -380,7 +380,7 @@ def test_less_than_one_impression_a_class_is_refused(out: Path) -> None:
         next(method.stages(exp))
 
 
-def test_a_resumed_run_takes_finished_impressions_as_they_are_and_ends_in_the_same_bits(tmp_path: Path) -> None:
+def test_a_resume_reuses_impressions_and_ends_in_the_same_bits(tmp_path: Path) -> None:
     words = [*SMALL, "dataset=synthetic", "dataset.train_count=90", "dataset.test_count=30", "teacher=mlp_16"]
     words += [
         "student=mlp_16",
@@ -404,7 +404,7 @@ def test_a_resumed_run_takes_finished_impressions_as_they_are_and_ends_in_the_sa
     assert (folder / "student.safetensors").read_bytes() == expected
 
 
-def test_the_findings_are_of_the_teacher_and_of_the_student_beside_it_on_the_impressions(out: Path) -> None:
+def test_the_metrics_compare_both_models_on_the_impressions(out: Path) -> None:
     exp, method, _ = followed(out, "student=mlp_30", "method.temperature=5")
     assert exp.teacher is not None
     images, targets = torch.cat([made.images() for made in method.made]), torch.cat([m.targets for m in method.made])

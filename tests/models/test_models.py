@@ -225,7 +225,7 @@ def test_taps_come_out_in_their_shapes(run: Run) -> None:
     assert [tuple(feature.shape) for feature in run.outputs.features] == shapes
 
 
-def test_a_classifier_gives_one_logit_per_class_and_a_translator_an_image(run: Run) -> None:
+def test_classifiers_give_logits_and_translators_give_images(run: Run) -> None:
     wanted = run.images.shape if run.name in TRANSLATORS else (2, CLASSES)
     assert run.outputs.logits.shape == wanted
 
@@ -238,7 +238,7 @@ def test_the_last_linear_layer_gives_the_logits(run: Run) -> None:
     assert run.classified is run.outputs.logits or run.name in TRANSLATORS
 
 
-def test_every_parameter_but_those_of_shallow_heads_gets_a_gradient(run: Run) -> None:
+def test_every_parameter_outside_shallow_heads_gets_a_gradient(run: Run) -> None:
     run.outputs.logits.logsumexp(dim=1).sum().backward()
     without = [name for name, parameter in run.model.named_parameters() if parameter.grad is None]
     assert [name for name in without if not name.startswith("heads.")] == []

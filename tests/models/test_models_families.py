@@ -61,7 +61,7 @@ def test_the_default_teacher_takes_images_of_any_size(size: int) -> None:
 
 @pytest.mark.parametrize("size", [28, 31, 32, 33, 40])
 @pytest.mark.parametrize("depth", [3, 6])
-def test_a_maxout_net_knows_how_much_of_an_image_its_windows_leave(depth: Any, size: int) -> None:
+def test_a_maxout_net_computes_the_size_that_its_windows_leave(depth: Any, size: int) -> None:
     assert MaxoutNet(1, 5, size, depth)(torch.randn(2, 1, size, size)).shape == (2, 5)
 
 
@@ -84,7 +84,7 @@ def test_convolutions_of_a_resnet_begin_with_he_normal_weights() -> None:
     assert weight.abs().max() > 3 * weight.std()  # a uniform law ends at 1.73
 
 
-def test_a_padded_shortcut_takes_every_second_pixel_and_adds_empty_channels() -> None:
+def test_a_padded_shortcut_strides_by_two_and_adds_zero_channels() -> None:
     images = torch.randn(2, 3, 5, 5)
     padded = Padded(2, stride=2)(images)
     assert torch.equal(padded[:, :3], images[:, :, [0, 2, 4]][..., [0, 2, 4]])
@@ -97,7 +97,7 @@ def test_padded_shortcuts_have_no_parameters() -> None:
 
 
 @pytest.mark.parametrize(("depth", "count"), [(3, 39_498), (4, 76_490), (5, 159_562), (6, 307_274)])
-def test_truncated_shallow_resnets_have_their_number_of_parameters(depth: int, count: int) -> None:
+def test_shallow_resnets_have_their_number_of_parameters(depth: int, count: int) -> None:
     assert parameters(ShallowResNet(3, 10, 32, depth, "truncated")) == count
 
 
@@ -259,7 +259,7 @@ def residual(x: Tensor, block: nn.Module) -> Tensor:
         *((ShallowResNet, {"depth": depth, "base_width": 4}) for depth in (3, 4, 5, 6, 10)),
     ],
 )
-def test_a_residual_net_is_a_stem_then_blocks_then_the_mean_of_each_map(cls: Any, arguments: dict[str, Any]) -> None:
+def test_a_residual_net_is_stem_blocks_and_global_average(cls: Any, arguments: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model, images = stirred(cls(3, 5, 8, **arguments)), torch.randn(2, 3, 8, 8, dtype=torch.float64)
     x = F.relu(norm(conv(images, model.conv1, padding=1), model.bn1))
@@ -268,7 +268,7 @@ def test_a_residual_net_is_a_stem_then_blocks_then_the_mean_of_each_map(cls: Any
     torch.testing.assert_close(model(images), linear(x.mean((2, 3)), model.fc))
 
 
-def test_reflection_mirrors_around_the_border_without_repeating_it() -> None:
+def test_reflection_mirrors_the_border_without_repeating_it() -> None:
     x = torch.randn(2, 3, 4, 5, requires_grad=True)
     torch.testing.assert_close(reflect(x), nn.ReflectionPad2d(1)(x), rtol=0, atol=0)
 
@@ -308,7 +308,7 @@ def test_heads_bring_every_tap_to_the_form_of_the_deepest(cls: Any, size: int, t
         assert brought.shape == features[-1].shape
 
 
-def test_a_head_of_a_resnet18_is_a_bottleneck_whose_middle_strides_over_the_map() -> None:
+def test_a_resnet18_head_is_a_bottleneck_with_a_strided_middle() -> None:
     torch.manual_seed(0)
     head = OwnTeacherResNet18(3, 7, 32).heads[1]
     one, two, three = (module for module in head.modules() if isinstance(module, nn.Conv2d))
@@ -330,7 +330,7 @@ def test_every_parameter_of_a_head_learns_from_its_logits(cls: Any, size: int) -
 
 
 @pytest.mark.parametrize(("cls", "without"), [(SelfDistill4, 7_907_466), (OwnTeacherResNet18, 11_173_962)])
-def test_without_its_heads_a_net_has_the_backbones_parameters_and_the_same_logits(cls: Any, without: int) -> None:
+def test_a_net_without_heads_is_its_backbone_with_equal_logits(cls: Any, without: int) -> None:
     model = cls(3, 10, 32).eval()
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():

@@ -57,7 +57,7 @@ def rows(out: Path) -> dict[str, dict[str, str]]:
         return {row["line"]: row for row in csv.DictReader(file)}
 
 
-def test_there_is_a_line_for_all_that_was_trained_alike_but_for_the_seed(rows: dict[str, dict[str, str]]) -> None:
+def test_models_that_differ_only_in_seed_share_a_line(rows: dict[str, dict[str, str]]) -> None:
     assert {label: (row["n"], row["seeds"]) for label, row in rows.items()} == {
         "cnn teacher": ("1", "0"),
         "mlp_16 alone": ("3", "1 2 3"),
@@ -66,7 +66,7 @@ def test_there_is_a_line_for_all_that_was_trained_alike_but_for_the_seed(rows: d
     }
 
 
-def test_means_spreads_and_differences_are_those_of_the_summaries(out: Path, rows: dict[str, dict[str, str]]) -> None:
+def test_means_sds_and_differences_are_those_of_the_summaries(out: Path, rows: dict[str, dict[str, str]]) -> None:
     runs = [summary["models"] for summary in summaries(out, "sweep/kd*/summary.json")]
     own = [models["student"]["test"]["top1"] for models in runs]
     apart = [models["student"]["test"]["top1"] - models["alone"]["test"]["top1"] for models in runs]
@@ -124,9 +124,7 @@ def test_a_chain_costs_its_links_too(out: Path, rows: dict[str, dict[str, str]])
     assert float(rows["mlp_16 by kd"]["asked_mean"]) == 81
 
 
-def test_the_report_is_printed_and_written_with_its_figures_and_what_failed(
-    out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_report_is_printed_and_written_and_lists_failures(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(out / "sweep")]) == 0
     printed = capsys.readouterr().out
     text = (out / "sweep/report.md").read_text()
@@ -141,7 +139,7 @@ def test_the_report_is_printed_and_written_with_its_figures_and_what_failed(
     assert (out / "sweep/losses-synthetic.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_folder_of_runs_and_sweeps_is_reported_with_all_of_them(out: Path) -> None:
+def test_a_folder_of_runs_and_sweeps_is_reported_in_full(out: Path) -> None:
     from kdrun.cli.report import read
 
     runs, others = read([out])
@@ -149,7 +147,7 @@ def test_a_folder_of_runs_and_sweeps_is_reported_with_all_of_them(out: Path) -> 
     assert len(others) == 1
 
 
-def test_given_teachers_are_told_apart_by_their_weights_and_not_called_alone(tmp_path: Path) -> None:
+def test_given_teachers_have_one_line_for_each_set_of_weights(tmp_path: Path) -> None:
     from kdrun.cli.report import read
 
     for seed in (1, 2):
@@ -162,7 +160,7 @@ def test_given_teachers_are_told_apart_by_their_weights_and_not_called_alone(tmp
     assert all(label.startswith("mlp_16 given, ") for label in labels(found))
 
 
-def test_a_teacher_of_the_students_own_net_and_recipe_is_not_counted_among_students_alone(tmp_path: Path) -> None:
+def test_a_teacher_like_the_student_is_not_counted_as_a_baseline(tmp_path: Path) -> None:
     from kdrun.cli.report import read
 
     same = ("teacher=mlp_16", "teacher.recipe.epochs=1", "epochs=1", "teacher.recipe.batch_size=8", "batch_size=8")
@@ -191,7 +189,7 @@ def test_every_score_is_reported_and_accuracies_in_percent(out: Path, rows: dict
     assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d % \(claimed 87\.50 %\)", takd.rows[0][1])
 
 
-def test_what_a_student_alone_is_worth_where_a_teacher_errs_is_not_said_of_several_teachers(out: Path) -> None:
+def test_scores_where_the_teacher_errs_need_a_single_teacher(out: Path) -> None:
     runs = loaded(out)
     alone = next(line for line in gather(runs) if line.how == "alone")
     assert len(alone.scores("top1_teacher_wrong")) == 2
@@ -223,7 +221,7 @@ def test_a_long_label_is_folded_and_never_cut(capsys: pytest.CaptureFixture[str]
     assert [cell.strip() for cell in found if cell] == cells
 
 
-def test_losses_of_unlike_size_have_an_axis_each_and_a_single_epoch_is_seen() -> None:
+def test_unlike_losses_have_two_axes_and_one_epoch_has_a_marker() -> None:
     from kdrun.report.losses import losses
 
     rows = [{"stage": "distill", "epoch": 1, "loss/a": 40.0, "loss/b": 20.0, "val/loss": 2.0}]
@@ -270,7 +268,7 @@ def test_lines_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> N
     ]
 
 
-def test_lines_under_models_of_other_classes_bear_the_names_of_the_classes_alone(tmp_path: Path) -> None:
+def test_lines_that_differ_in_model_class_show_its_name_only(tmp_path: Path) -> None:
     from kdrun.cli.report import read
 
     for teacher in ("cnn", "mlp_16"):
@@ -279,7 +277,7 @@ def test_lines_under_models_of_other_classes_bear_the_names_of_the_classes_alone
     assert sorted(found) == ["cnn teacher", "mlp_16 by kd, teacher=CNN", "mlp_16 by kd, teacher=MLP", "mlp_16 teacher"]
 
 
-def test_lines_of_one_method_in_several_experiments_bear_their_names(out: Path) -> None:
+def test_lines_of_one_method_show_their_experiments_names(out: Path) -> None:
     runs = loaded(out)
     for one in runs:
         one.config["experiment"] = f"{one.config['method']['name']}_digits"
@@ -301,7 +299,7 @@ def test_a_claim_that_is_a_number_is_of_what_the_run_trains() -> None:
     assert claimed({"mlp_16": 0.5}) == [None, 0.5]
 
 
-def test_a_claim_of_a_method_is_of_its_presets_unless_they_have_their_own() -> None:
+def test_presets_inherit_the_claim_of_their_method() -> None:
     claims = {"mlp_16": {"base": 0.25, "kd": 0.5, "kd_t20": 0.75}}
     assert claimed(claims, "kd_reverse") == [0.25, 0.5]
     assert claimed(claims, "kd_t20") == [0.25, 0.75]

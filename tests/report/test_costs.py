@@ -31,7 +31,7 @@ def test_nobody_is_asked_where_nobody_teaches(tmp_path: Path) -> None:
     assert scores["asked"] == 0
 
 
-def test_half_a_forward_pass_counts_too_and_so_does_validation_by_the_teacher(tmp_path: Path) -> None:
+def test_partial_forwards_and_teacher_validation_are_counted(tmp_path: Path) -> None:
     _, scores = followed(tmp_path, "method=fitnets", "method.hint_epochs=2", "epochs=3")
     assert scores["asked"] == 2 * (TRAIN + 9) + 3 * TRAIN
 
@@ -42,7 +42,7 @@ def test_the_seconds_are_those_of_the_stages_together(tmp_path: Path) -> None:
     assert min(scores["seconds/hint"], scores["seconds/distill"]) > 0
 
 
-def test_a_training_that_was_cut_in_two_has_asked_as_often_as_one_that_was_not(tmp_path: Path) -> None:
+def test_an_interrupted_training_counts_the_same_teacher_images(tmp_path: Path) -> None:
     from kdrun.errors import Interrupted
 
     overrides = ("method=kd", "epochs=2")
@@ -63,7 +63,7 @@ def test_a_training_that_was_cut_in_two_has_asked_as_often_as_one_that_was_not(t
     assert fit(stage, again.recipe, again.runtime, rest)["asked"] == 2 * TRAIN
 
 
-def test_the_links_of_a_chain_stand_in_the_summary_with_their_costs_and_the_teacher_does_not(tmp_path: Path) -> None:
+def test_the_summary_lists_the_chain_models_and_their_costs(tmp_path: Path) -> None:
     exp, scores = followed(tmp_path, "method=takd", "method.assistants=[mlp_32]", "teacher.recipe.epochs=2")
     found = results(exp, "mlp_16", None, scores)
     assert [link["name"] for link in found.links] == ["mlp_32"]

@@ -38,12 +38,12 @@ def test_a_model_whose_epochs_are_not_known_is_a_level() -> None:
     assert list(score.lines[-1].get_ydata()) == [87.5, 87.5]
 
 
-def test_a_model_without_such_rows_has_no_line_and_a_figure_without_lines_no_legend() -> None:
+def test_without_rows_there_is_neither_line_nor_legend() -> None:
     assert curves({"given": []}, MAIN, "title").axes[0].lines[:] == []
     assert curves({"given": []}, MAIN, "title").axes[0].get_legend() is None
 
 
-def test_what_another_player_goes_down_is_no_part_of_the_students_training_loss() -> None:
+def test_the_training_loss_excludes_the_discriminators() -> None:
     rows = [{**row, "loss/judge/real": 50.0, "loss/judge/fake": 20.0} for row in ROWS]
     loss, _ = curves({"student": rows}, MAIN, "title").axes
     assert list(loss.lines[0].get_ydata()) == [3.0, 2.5, 1 / 3 + 2]

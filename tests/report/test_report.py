@@ -51,7 +51,7 @@ def printed(what: Any, *args: Any) -> str:
     return console.file.getvalue()
 
 
-def test_the_closing_table_shows_each_model_and_its_difference_to_the_student_alone() -> None:
+def test_the_closing_table_shows_differences_to_the_baseline() -> None:
     lines = printed(closing, summary(0.9123, alone=0.9, teacher=0.95), Path("outputs/x")).splitlines()
     rows = {line.split("  ")[0]: line for line in lines}
     assert "scores on 1,450 test images" in lines[0]
@@ -74,13 +74,13 @@ def test_without_a_student_alone_there_is_no_difference() -> None:
     assert "student alone" not in text
 
 
-def test_a_checkpoint_that_was_brought_along_has_no_seconds_of_training() -> None:
+def test_a_given_checkpoint_has_no_training_seconds() -> None:
     told = summary(0.9)
     told["models"]["teacher"] = model(0.95, "cnn", seconds=None)
     assert "given" in printed(closing, told, Path("outputs/x"))
 
 
-def test_the_command_under_the_table_can_be_pasted_whatever_the_folder_is_called() -> None:
+def test_the_command_under_the_table_is_quoted_for_any_folder() -> None:
     assert "tensorboard --logdir 'my outputs'" in printed(closing, summary(0.9), Path("my outputs/run"))
 
 
@@ -119,7 +119,7 @@ def read(folder: Path) -> dict[str, dict[str, str]]:
     return {row["setting"]: row for row in csv.DictReader((folder / "leaderboard.csv").read_text().splitlines())}
 
 
-def test_the_leaderboard_has_means_and_sample_deviations_over_the_seeds(sweep: Path) -> None:
+def test_the_leaderboard_has_means_and_deviations_over_seeds(sweep: Path) -> None:
     assert leaderboard.write(sweep) == 1
     row = read(sweep)["method=kd"]
     values, apart = np.array([0.80, 0.90, 0.85]), np.array([0.02, 0.04, -0.01])
@@ -133,9 +133,7 @@ def test_the_leaderboard_has_means_and_sample_deviations_over_the_seeds(sweep: P
     assert (row["n"], row["failed"], row["parameters"]) == ("3", "0", "2490")
 
 
-def test_each_data_set_has_a_table_of_its_own_and_each_task_its_scores(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_data_set_has_a_table_and_each_task_its_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures = summary(0.5, dataset="pairs", task="translation", overrides=["dataset=pairs"])
     pictures["models"]["student"]["test"] = {score.name: 20.0 for score in TASKS["translation"]}
     for number, name in enumerate(("digits", "mnist")):
@@ -164,7 +162,7 @@ def test_a_failed_job_is_counted_and_left_out_of_the_means(sweep: Path) -> None:
     assert float(row["top1_mean"]) == pytest.approx(0.75)
 
 
-def test_the_best_mean_comes_first_and_a_setting_without_any_run_last(sweep: Path) -> None:
+def test_the_best_mean_is_first_and_a_setting_without_runs_last(sweep: Path) -> None:
     job(sweep, 6, {"status": "failed", "error": "boom", "method": "wgan", "overrides": words("wgan", 0)})
     assert leaderboard.write(sweep) == 2
     assert list(read(sweep)) == ["method=kd", "method=gan", "method=wgan"]
@@ -194,16 +192,14 @@ def test_a_sweep_of_which_every_job_failed_says_how_many(tmp_path: Path) -> None
     assert not (tmp_path / "leaderboard.csv").exists()
 
 
-def test_a_sweep_over_seeds_alone_is_one_line_named_by_its_method(tmp_path: Path) -> None:
+def test_a_sweep_over_seeds_only_is_one_line_named_by_method(tmp_path: Path) -> None:
     for seed in range(2):
         job(tmp_path, seed, summary(0.9, overrides=["epochs=3", f"seed={seed}"], seed=seed))
     leaderboard.write(tmp_path)
     assert list(read(tmp_path)) == ["kd"]
 
 
-def test_the_printed_leaderboard_has_mean_deviation_and_difference(
-    sweep: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_printed_leaderboard_has_mean_sd_and_difference(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     leaderboard.write(sweep)
     text = " ".join(capsys.readouterr().out.split())
     spread = 100 * statistics.stdev([0.8, 0.9, 0.85])
@@ -239,7 +235,7 @@ def test_a_hundred_classes_are_drawn_without_names() -> None:
     assert list(figure.axes[0].texts) == []
 
 
-def test_curves_are_drawn_over_the_epochs_in_which_the_score_was_taken() -> None:
+def test_curves_are_drawn_over_the_epochs_that_have_the_score() -> None:
     hint = {"stage": "hint", "epoch": 1, "loss/hint": 9.0, "val/hint": 3.0}
     one, two = ({"epoch": epoch, "loss/ce": 1 / epoch, "loss/kd": 1.0, "val/top1": 0.1 * epoch} for epoch in (1, 2))
     loss, score = curves({"student": [hint, one, two], "teacher": [hint]}, TOP1, "a title").axes

@@ -27,7 +27,7 @@ TINY = [
 ]
 
 
-def test_a_run_stopped_at_random_moments_ends_in_the_bits_of_an_undisturbed_one() -> None:
+def test_a_run_stopped_at_random_moments_ends_in_the_same_bits() -> None:
     # In a process of its own: it forks, and a killed child must not be one of pytest.
     command = [sys.executable, "scripts/kill.py", "--stops", "5", "--seed", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
@@ -48,7 +48,7 @@ def twice(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_finished_run_resumed_as_it_is_trains_nothing_and_says_the_same(twice: Path, tmp_path: Path) -> None:
+def test_a_finished_run_resumed_unchanged_trains_nothing(twice: Path, tmp_path: Path) -> None:
     before, weights = rows(twice), (twice / "student.safetensors").read_bytes()
     words = [*TINY, "method=fitnets", "method.hint_epochs=1", f"out={tmp_path}"]
     run(compose(words), twice, words)
@@ -56,7 +56,7 @@ def test_a_finished_run_resumed_as_it_is_trains_nothing_and_says_the_same(twice:
     assert (twice / "student.safetensors").read_bytes() == weights
 
 
-def test_more_epochs_go_on_with_the_last_stage_and_leave_the_hint_stage_alone(twice: Path, tmp_path: Path) -> None:
+def test_more_epochs_extend_the_last_stage_but_no_hint_stage(twice: Path, tmp_path: Path) -> None:
     hint = (twice / "stages" / "01-hint.pt").read_bytes()
     words = [*TINY, "method=fitnets", "method.hint_epochs=1", f"out={tmp_path}", "epochs=4"]
     run(compose(words), twice, words)
@@ -73,9 +73,7 @@ def test_a_stage_that_goes_on_makes_the_stages_behind_it_anew(twice: Path, tmp_p
     assert (twice / "student.safetensors").read_bytes() == (other / "student.safetensors").read_bytes()
 
 
-def test_a_run_gone_on_with_from_elsewhere_finds_the_models_that_it_was_begun_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_resumed_from_elsewhere_finds_its_first_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = [*TINY, "method=kd", "out=outputs", "name=run"]
     assert main(["train", *words]) == 0

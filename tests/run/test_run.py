@@ -61,7 +61,7 @@ def pixels() -> tuple[np.ndarray, np.ndarray]:
     return (images.double().flatten(1).numpy() / 255 - 0.5) / 0.25, targets.numpy()
 
 
-def test_the_summary_says_what_the_kept_weights_do_on_the_test_split(done: tuple[dict[str, Any], Path]) -> None:
+def test_the_summary_scores_the_kept_weights_on_the_test_split(done: tuple[dict[str, Any], Path]) -> None:
     told, folder = done
     images, targets = pixels()
     said = logits(folder / "student.safetensors", images)
@@ -76,9 +76,7 @@ def test_the_summary_says_what_the_kept_weights_do_on_the_test_split(done: tuple
     assert told["models"]["teacher"]["test"]["top1"] == pytest.approx((heard.argmax(1) == targets).mean())
 
 
-def test_the_validation_score_is_that_of_the_kept_weights_on_the_validation_split(
-    out: Path, done: tuple[dict[str, Any], Path]
-) -> None:
+def test_the_validation_score_is_that_of_the_kept_weights(out: Path, done: tuple[dict[str, Any], Path]) -> None:
     told, folder = done
     held = experiment(out, "method=kd", "epochs=3").data.val
     said = logits(folder / "student.safetensors", (held.images.double().flatten(1).numpy() / 255 - 0.5) / 0.25)
@@ -94,7 +92,7 @@ def accuracies(out: Path, *overrides: str) -> list[float]:
     return [row["val/top1"] for row in read_rows(teacher.folder / "metrics.jsonl")]
 
 
-def test_a_teacher_is_trained_until_it_has_the_accuracy_that_was_asked_for(tmp_path: Path) -> None:
+def test_a_teacher_is_trained_until_it_has_the_given_accuracy(tmp_path: Path) -> None:
     whole = accuracies(tmp_path)
     assert len(whole) == 6
     needed = whole.index(max(whole)) + 1
@@ -121,7 +119,7 @@ def test_the_summary_says_what_was_run_and_what_it_costs(done: tuple[dict[str, A
     assert student["seconds"] > 0
 
 
-def test_the_kept_epoch_is_the_best_on_validation_and_the_last_is_kept_beside_it(
+def test_the_best_epoch_on_validation_and_the_last_are_kept(
     done: tuple[dict[str, Any], Path],
 ) -> None:
     told, folder = done
@@ -182,9 +180,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return begun
 
 
-def test_a_teacher_and_a_student_alone_are_trained_once_for_all_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_teacher_and_baseline_are_trained_once_for_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = counted(monkeypatch)
     train(tmp_path, "a", "method=kd", "student=mlp_32")
     assert begun == ["mlp_16", "mlp_32"]
@@ -194,7 +190,7 @@ def test_a_teacher_and_a_student_alone_are_trained_once_for_all_runs(
     assert begun == ["mlp_16", "mlp_32", "mlp_32"]
 
 
-def test_a_run_from_scratch_is_the_stored_student_alone_and_has_its_rows(
+def test_a_run_from_scratch_is_the_stored_baseline_with_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = counted(monkeypatch)
@@ -213,7 +209,7 @@ def test_a_run_from_scratch_is_the_stored_student_alone_and_has_its_rows(
     assert (folder / "student.safetensors").read_bytes() == (stored / "model.safetensors").read_bytes()
 
 
-def test_a_run_from_scratch_without_a_baseline_gives_the_same_student(out: Path, tmp_path: Path) -> None:
+def test_scratch_without_a_baseline_gives_the_same_student(out: Path, tmp_path: Path) -> None:
     _, one = train(tmp_path, "one", "method=scratch", "teacher=none")
     _, other = train(tmp_path, "other", "method=scratch", "teacher=none", "baseline=false")
     assert (one / "student.safetensors").read_bytes() == (other / "student.safetensors").read_bytes()
@@ -225,7 +221,7 @@ def test_without_a_baseline_no_student_alone_is_trained(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("models/mlp_16-*"))) == 1
 
 
-def test_a_run_that_diverges_fails_says_so_and_leaves_the_folder_fit_to_be_read(out: Path) -> None:
+def test_a_diverged_run_says_so_and_leaves_a_readable_folder(out: Path) -> None:
     overrides = ["method=kd", "baseline=false", "optimizer=sgd", "optimizer.lr=1e30", "epochs=3"]
     with pytest.raises(TrainingError, match=r"^stage distill, epoch 1: .* is not finite \(lr=1e\+30\)"):
         train(out, "diverged", *overrides)
@@ -255,7 +251,7 @@ def test_a_run_that_failed_at_its_end_goes_on_there(
     assert (folder / "student.safetensors").read_bytes() == (done[1] / "student.safetensors").read_bytes()
 
 
-def test_whether_a_stage_was_finished_before_changes_no_bit_of_the_next(out: Path) -> None:
+def test_a_stage_finished_before_changes_no_bit_of_the_next(out: Path) -> None:
     overrides = ["method=fitnets", "method.hint_epochs=2", "student.dropout=0.5", "epochs=2"]
     _, folder = train(out, "fitnets", *overrides)
     before = (folder / "student.safetensors").read_bytes()
@@ -313,7 +309,7 @@ def test_a_quick_run_is_scored_on_no_more_images_than_it_says(tmp_path: Path, mo
     assert told["status"] == "done"
 
 
-def test_one_net_from_one_seed_as_teacher_and_student_is_said_to_be_so(
+def test_a_notice_says_if_teacher_and_student_share_net_and_seed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for words, said in ((), True), (("seed=1",), False), (("student=mlp_32",), False):
@@ -352,14 +348,14 @@ def test_a_teacher_that_was_trained_on_other_pixels_sees_them_so(done: tuple[dic
 
 
 @pytest.mark.parametrize("overrides", [["teacher.mean=[0.5]"], ["teacher.mean=[0.5,0.5]", "teacher.std=[0.5,0.5]"]])
-def test_half_a_normalization_or_one_for_other_channels_is_refused(
+def test_a_normalization_that_is_half_or_misshapen_is_refused(
     overrides: list[str], done: tuple[dict[str, Any], Path], out: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"^teacher\.(mean|std): takes 1 numbers, one per channel"):
         brought(out, done[1], *overrides)
 
 
-def test_a_teacher_that_is_not_where_it_is_said_to_be_is_never_replaced(tmp_path: Path) -> None:
+def test_a_teacher_checkpoint_that_is_missing_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         brought(tmp_path / "out", tmp_path / "typo.pt")
     assert str(caught.value).startswith(f"teacher.checkpoint: no such file '{tmp_path / 'typo.pt'}'")
@@ -388,7 +384,7 @@ def test_the_config_is_kept_whole(done: tuple[dict[str, Any], Path], out: Path) 
     json.dumps(recorded)
 
 
-def test_half_precision_in_training_moves_the_scores_by_a_point_or_two_at_most(tmp_path: Path) -> None:
+def test_half_precision_moves_the_score_by_two_points_at_most(tmp_path: Path) -> None:
     words = "dataset=digits student=cnn teacher=none method=scratch baseline=false epochs=3 device=cpu".split()
     found = {}
     for precision in ("fp32", "bf16"):
@@ -398,9 +394,7 @@ def test_half_precision_in_training_moves_the_scores_by_a_point_or_two_at_most(t
     assert abs(found["fp32"] - found["bf16"]) < 0.02
 
 
-def test_a_run_gone_on_with_under_another_number_of_threads_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_resume_with_another_number_of_threads_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "dataset=synthetic teacher=mlp_16 student=mlp_16 epochs=1 teacher.recipe.epochs=1 device=cpu".split()
     for threads in (1, 2):
         asked = [*words, f"threads={threads}", f"out={tmp_path}"]
@@ -417,7 +411,7 @@ def test_a_run_gone_on_with_under_another_number_of_threads_says_so(
         (("teacher.recipe.batch_size=91",), "teacher.recipe.batch_size: 91 exceeds the 81 training images"),
     ],
 )
-def test_a_batch_larger_than_the_data_is_refused_before_the_teacher_is_trained(
+def test_a_batch_larger_than_the_data_is_refused_before_training(
     words: tuple[str, ...], line: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -441,7 +435,7 @@ def test_one_model_where_a_list_is_wanted_is_refused(method: str, key: str, tmp_
 
 
 @pytest.mark.parametrize("where", ["findings", "figures"])
-def test_a_run_stopped_in_its_tests_ends_there_and_a_resume_finishes_it_without_training(
+def test_a_run_stopped_in_its_tests_resumes_without_training(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("method=gan", "student=mlp_32")
@@ -477,9 +471,7 @@ def test_an_accuracy_that_is_none_is_refused(words: list[str], fault: str, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_teacher_that_never_came_to_stop_at_is_said_to_have_not(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_teacher_that_does_not_reach_stop_at_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for place, (bound, said) in enumerate(((0.999, True), (0.01, False))):
         train(tmp_path, f"run{place}", "method=kd", f"teacher.recipe.stop_at={bound}", "baseline=false")
         out = " ".join(capsys.readouterr().out.split())

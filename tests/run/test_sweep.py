@@ -22,7 +22,7 @@ def read(sweep: Path) -> list[dict[str, str]]:
     return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
 
 
-def test_two_sweeps_at_once_train_what_they_share_exactly_once_and_find_the_same(tmp_path: Path) -> None:
+def test_concurrent_sweeps_train_shared_models_once_and_agree(tmp_path: Path) -> None:
     sweeps = [start(tmp_path, name) for name in ("one", "two")]
     told = []
     for sweep in sweeps:
@@ -46,7 +46,7 @@ def kdrun(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
-def test_a_job_that_a_rehearsal_refuses_refuses_the_sweep_before_anything_is_trained(tmp_path: Path) -> None:
+def test_a_job_that_fails_its_rehearsal_refuses_the_sweep(tmp_path: Path) -> None:
     tiny = [word for word in TINY if not word.startswith(("student=", "teacher"))]
     done = kdrun(
         tmp_path, "-m", *tiny, "student=mlp_16,byot_resnet18", "teacher=none", "method=self_distill", "seed=0,1"

@@ -74,7 +74,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
 
 
 @pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
-def test_a_folder_that_cannot_be_synced_is_said_and_the_file_is_whole(
+def test_a_folder_that_cannot_be_synced_fails_with_a_whole_file(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "state.pt"
@@ -86,9 +86,7 @@ def test_a_folder_that_cannot_be_synced_is_said_and_the_file_is_whole(
     assert os.listdir(tmp_path) == ["state.pt"]
 
 
-def test_a_write_that_the_user_breaks_off_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_write_leaves_only_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
@@ -100,9 +98,7 @@ def test_a_write_that_the_user_breaks_off_leaves_the_old_file_and_no_other(
     assert (tmp_path / "a").read_bytes() == b"old"
 
 
-def test_the_file_is_synced_before_it_is_renamed_and_the_folder_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_is_synced_before_the_rename_the_folder_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     fsync, replace = os.fsync, os.replace
 

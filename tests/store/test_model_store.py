@@ -70,7 +70,7 @@ def test_another_format_number_is_another_model(monkeypatch: pytest.MonkeyPatch)
     assert key(FIELDS) != before
 
 
-def test_a_training_that_fails_publishes_nothing_and_can_be_tried_again(tmp_path: Path) -> None:
+def test_a_failed_training_publishes_nothing_and_can_be_retried(tmp_path: Path) -> None:
     def fail(folder: Path) -> dict[str, Any]:
         files.write(folder / "model.safetensors", b"half")
         raise RuntimeError("no")
@@ -130,7 +130,7 @@ def other_process(root: Path) -> BaseProcess:
     return child
 
 
-def test_of_two_processes_one_trains_and_the_other_waits_and_says_so(tmp_path: Path) -> None:
+def test_a_second_process_waits_for_the_training_and_says_so(tmp_path: Path) -> None:
     child, train, heard = other_process(tmp_path), Trainer(), []
 
     def hear(line: str) -> None:
@@ -247,7 +247,7 @@ def test_the_same_under_another_name_has_the_same_key(out: Path) -> None:
     assert exp.fields(renamed["student"], renamed["method"], exp.teacher, exp.plan) == one
 
 
-def test_another_source_of_a_class_of_the_users_own_makes_another_key(
+def test_a_changed_source_of_a_users_class_makes_another_key(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = tmp_path / "my_nets.py"
@@ -260,7 +260,7 @@ def test_another_source_of_a_class_of_the_users_own_makes_another_key(
     assert key(exp.fields(node, SCRATCH, None, exp.plan)) != before
 
 
-def test_a_teacher_does_not_depend_on_the_recipe_or_the_seed_of_the_run(out: Path) -> None:
+def test_a_teacher_does_not_depend_on_the_runs_recipe_or_seed(out: Path) -> None:
     one = experiment(out)
     for overrides in (["seed=5", "epochs=3", "batch_size=8", "optimizer=sgd", "dataset.train_size=30"], ["method=gan"]):
         other = experiment(out, *overrides)
@@ -269,7 +269,7 @@ def test_a_teacher_does_not_depend_on_the_recipe_or_the_seed_of_the_run(out: Pat
         assert other.teacher.key == one.teacher.key
 
 
-def test_a_model_trained_elsewhere_is_used_and_the_difference_said(out: Path) -> None:
+def test_a_model_trained_elsewhere_is_used_with_a_notice(out: Path) -> None:
     exp, heard = experiment(out), []
     assert exp.teacher is not None
     assert exp.teacher.folder is not None

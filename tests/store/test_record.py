@@ -53,7 +53,7 @@ def points(folder: Path, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events(folder).Scalars(tag)]
 
 
-def test_rows_are_written_at_once_and_come_back_when_opened_again(folder: Path, record: Record) -> None:
+def test_rows_are_written_at_once_and_read_back_when_reopened(folder: Path, record: Record) -> None:
     given = [row(epoch, **{"loss/ce": 1 / epoch}) for epoch in (1, 2, 3)]
     for one in given:
         record.row(one)
@@ -184,7 +184,7 @@ def test_a_folder_in_use_is_refused_at_once_and_left_as_it_is(folder: Path, reco
     assert (folder / ".state.pt.x.tmp").exists()
 
 
-def test_a_folder_in_use_by_another_process_is_refused_until_that_is_killed(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_in_use_is_refused_until_its_process_is_killed(folder: Path, tmp_path: Path) -> None:
     code = """
 import sys, time, filelock
 lock = filelock.FileLock(sys.argv[1])
@@ -245,9 +245,7 @@ def test_a_finished_stage_gives_its_weights_and_scores_back(record: Record) -> N
 
 
 @pytest.mark.parametrize("changes", [{"after": "another"}, {"epochs": 3}, {"name": "distill"}])
-def test_a_stage_that_followed_another_or_shall_be_longer_is_not_finished(
-    changes: dict[str, Any], record: Record
-) -> None:
+def test_a_changed_or_longer_stage_is_not_finished(changes: dict[str, Any], record: Record) -> None:
     journal(record, net(0)).finish({"top1": 0.5})
     model = net(1)
     assert journal(record, model, **changes).finished() is None

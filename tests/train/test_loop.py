@@ -95,7 +95,7 @@ def players() -> tuple[nn.Linear, nn.Linear]:
     return nn.Linear(6, 3), nn.Linear(3, 1)
 
 
-def test_an_update_leaves_the_other_players_weights_and_gradients_alone() -> None:
+def test_an_update_leaves_other_players_weights_and_gradients() -> None:
     maker, judge = players()
     before = copied(judge)
     update = Update(maker.parameters(), lambda batch, given: {"fool": judge(maker(batch.images)).mean()})
@@ -161,7 +161,7 @@ def test_an_update_is_repeated_on_the_same_batch() -> None:
     assert [[id(batch) for batch in seen].count(id(batch)) for batch in seen[::3]] == [3] * 5
 
 
-def test_what_is_done_after_a_step_is_done_after_every_one_without_gradients() -> None:
+def test_after_step_runs_after_every_step_without_gradients() -> None:
     model, largest = nn.Linear(6, 2), []
 
     def clip() -> None:
@@ -177,7 +177,7 @@ def test_what_is_done_after_a_step_is_done_after_every_one_without_gradients() -
     assert all(float(parameter.detach().abs().max()) <= 0.0625 for parameter in model.parameters())
 
 
-def test_the_schedule_scales_every_rate_by_how_much_of_the_stage_is_done() -> None:
+def test_the_schedule_scales_every_rate_by_the_stages_progress() -> None:
     model, seen, rates = net(), [], []
 
     def schedule(progress: float) -> float:
@@ -198,7 +198,7 @@ def test_the_schedule_scales_every_rate_by_how_much_of_the_stage_is_done() -> No
     assert [row["lr/0"] for row in memory.rows] == pytest.approx([0.5 * 0.6, 0.5 * 0.1])
 
 
-def test_a_schedule_leaves_the_rate_of_an_update_that_is_not_scheduled() -> None:
+def test_a_schedule_leaves_the_rate_of_unscheduled_updates() -> None:
     model, memory = net(), Memory()
     update = Update(model.parameters(), entropy(model), partial(SGD, lr=0.25), scheduled=False)
     fit(stage_of(model, [update]), recipe(schedule=lambda progress: 1 - progress), runtime(), memory)
@@ -219,7 +219,7 @@ def test_an_update_may_bring_its_own_optimizer() -> None:
     assert (memory.rows[0]["lr/0"], memory.rows[0]["lr/1"]) == (0.1, 0.0)
 
 
-def test_an_update_may_go_on_with_the_optimizer_of_an_earlier_one() -> None:
+def test_an_update_may_reuse_the_optimizer_of_an_earlier_one() -> None:
     model, by_hand = net(), net()
     first = Update(model.parameters(), entropy(model))
 
@@ -236,7 +236,7 @@ def test_an_update_may_go_on_with_the_optimizer_of_an_earlier_one() -> None:
     assert same(copied(model), copied(by_hand))
 
 
-def test_what_frozen_models_say_is_asked_once_a_batch_and_without_gradients() -> None:
+def test_frozen_models_run_once_a_batch_without_gradients() -> None:
     model, asked, heard = net(), [], []
 
     def given(batch: Batch) -> Tensor:
@@ -257,7 +257,7 @@ def test_what_frozen_models_say_is_asked_once_a_batch_and_without_gradients() ->
 
 
 @pytest.mark.parametrize("at", [None, 3, 7])
-def test_what_the_frozen_models_were_shown_is_counted_over_interruptions(at: int | None) -> None:
+def test_images_for_frozen_models_are_counted_over_interruptions(at: int | None) -> None:
     shown = 100  # before this stage
 
     def given(batch: Batch) -> None:
@@ -299,7 +299,7 @@ def test_losses_are_computed_in_the_precision_that_was_asked_for() -> None:
     assert model.weight.dtype == torch.float32
 
 
-def test_a_row_holds_the_mean_of_each_term_over_the_steps_of_its_epoch() -> None:
+def test_a_row_holds_the_mean_of_each_term_over_its_epoch() -> None:
     values = iter(range(1, 11))
     model, memory = nn.Linear(6, 2), Memory()
 
@@ -313,7 +313,7 @@ def test_a_row_holds_the_mean_of_each_term_over_the_steps_of_its_epoch() -> None
     assert [row["epoch"] for row in memory.rows] == [1, 2]
 
 
-def test_every_epoch_is_trained_in_train_mode_whatever_the_scoring_left() -> None:
+def test_every_epoch_is_in_train_mode_whatever_scoring_left() -> None:
     model, modes = net(), []
 
     def loss(batch: Batch, given: Any) -> Terms:
@@ -344,9 +344,7 @@ def poisoned(model: nn.Module, at: int, value: float) -> Callable[[Batch, Any], 
 
 @pytest.mark.parametrize("save_seconds", [0.0, 1e9], ids=["saved after every step", "never saved"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_not_finite_is_named_with_stage_epoch_and_rate_and_never_saved(
-    value: float, save_seconds: float
-) -> None:
+def test_a_loss_not_finite_is_named_and_never_saved(value: float, save_seconds: float) -> None:
     model, memory = net(), Memory()
     stage = stage_of(model, [Update(model.parameters(), poisoned(model, 8, value))])
     with pytest.raises(TrainingError) as caught:
@@ -388,7 +386,7 @@ def test_a_weight_that_is_not_finite_is_named_and_never_saved() -> None:
         (None, [0.9, 0.2, 0.3], 3),
     ],
 )
-def test_the_best_epoch_is_put_back_and_the_earlier_one_keeps_a_tie(
+def test_the_best_epoch_is_restored_and_ties_go_to_the_earlier(
     select: str | None, values: list[float], kept: int
 ) -> None:
     model, after = net(), []
@@ -463,7 +461,7 @@ def test_a_stage_that_is_interrupted_goes_on_with_the_same_bits(at: int, optimiz
     assert {**again, "seconds": 0} == {**scores, "seconds": 0}
 
 
-def test_a_finished_stage_goes_on_where_more_epochs_are_asked_for() -> None:
+def test_a_finished_stage_goes_on_when_given_more_epochs() -> None:
     whole, short, more = net(), net(), net()
     torch.manual_seed(5)
     fit(long_stage(whole, 4), recipe(), runtime(), Memory())
@@ -486,7 +484,7 @@ class Syncs(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_the_device_is_read_as_often_in_a_long_epoch_as_in_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_reads_do_not_grow_with_the_length_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     lists: list[int] = []
     tolist, to_numpy, to_cpu = Tensor.tolist, Tensor.numpy, Tensor.cpu
     monkeypatch.setattr(Tensor, "tolist", lambda self: lists.append(1) or tolist(self))

@@ -46,7 +46,7 @@ def test_a_model_that_knows_nothing_has_the_loss_of_a_coin() -> None:
 
 
 @pytest.mark.parametrize("sharp", [0.2, 3.0])
-def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy_in_fifteen_bins(sharp: float) -> None:
+def test_the_calibration_error_is_the_gap_in_fifteen_bins(sharp: float) -> None:
     logits, targets = guesses(sharp=sharp)
     probabilities = softmax(logits)
     modest = torch.from_numpy(probabilities.max(1)) < np.median(probabilities.max(1))
@@ -60,7 +60,7 @@ def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy_in_fif
     assert calibration_error(logits, targets) == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_model_that_is_always_sure_and_always_right_is_calibrated() -> None:
+def test_a_model_always_certain_and_right_is_calibrated() -> None:
     targets = torch.tensor([0, 2, 1])
     assert calibration_error(100 * torch.eye(3)[targets], targets) == pytest.approx(0, abs=1e-6)
 
@@ -73,18 +73,18 @@ def test_a_row_of_the_confusion_is_a_true_class() -> None:
     assert confusion(logits, targets).tolist() == counts.tolist()
 
 
-def test_classes_that_never_occur_have_their_place_in_the_confusion() -> None:
+def test_absent_classes_have_their_place_in_the_confusion() -> None:
     assert confusion(torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([0])).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
 
 
-def test_models_agree_where_they_name_the_same_class_right_or_wrong() -> None:
+def test_models_agree_where_they_predict_the_same_class() -> None:
     one, other = (guesses()[0], guesses()[0].flip(1))
     expected = np.mean(one.numpy().argmax(1) == other.numpy().argmax(1))
     assert agreement(one, other) == pytest.approx(expected)
     assert agreement(one, one + 5) == 1
 
 
-def test_a_student_is_scored_apart_where_the_teacher_is_right_and_where_it_is_wrong() -> None:
+def test_a_student_is_scored_by_teacher_right_and_teacher_wrong() -> None:
     (student, targets), teacher = guesses(), guesses()[0].roll(1, 0)
     pairs = zip(student.numpy().argmax(1), teacher.numpy().argmax(1), targets.numpy(), strict=True)
     right, wrong = [], []
@@ -97,7 +97,7 @@ def test_a_student_is_scored_apart_where_the_teacher_is_right_and_where_it_is_wr
     }
 
 
-def test_where_the_teacher_is_never_wrong_nothing_is_said_of_its_errors() -> None:
+def test_a_perfect_teacher_leaves_no_scores_on_its_errors() -> None:
     logits = torch.eye(3)
     assert beside_teacher(logits, logits, torch.arange(3)) == {"top1_teacher_right": 1.0}
 
@@ -128,7 +128,7 @@ def test_the_classes_of_cityscapes_have_their_official_colours() -> None:
     assert {name: COLOURS[name] for name in official} == official
 
 
-def test_a_blurred_pixel_of_a_class_is_scored_and_the_colour_of_rail_track_42_from_a_fence_is_not() -> None:
+def test_a_blurred_fence_is_scored_and_a_rail_track_is_not() -> None:
     blurred_fence, rail_track = (190 - 39, 153, 153), (230, 150, 140)
     wanted = torch.tensor([[(190, 153, 153), blurred_fence, rail_track]]).permute(2, 0, 1)[None] / 255
     made = torch.tensor([[(190, 153, 153), (0, 0, 142), (0, 0, 142)]]).permute(2, 0, 1)[None] / 255
@@ -136,7 +136,7 @@ def test_a_blurred_pixel_of_a_class_is_scored_and_the_colour_of_rail_track_42_fr
     assert label_map_scores(made, wanted, palette, names)["recall/fence"] == 0.5
 
 
-def test_predictions_are_of_all_batches_in_order_in_fp32_and_without_gradients() -> None:
+def test_predictions_are_in_order_in_fp32_and_without_gradients() -> None:
     images = torch.randn(3, 4, 5, requires_grad=True)
     stream = Batches([(batch, torch.arange(4) + 4 * place) for place, batch in enumerate(images)])
     logits, targets = predict(lambda batch: Outputs((batch * 2).bfloat16(), []), stream.epoch(1))
@@ -177,11 +177,11 @@ def test_a_difference_shows_its_sign(value: float, text: str) -> None:
         ("top1/gap", "0.2500"),
     ],
 )
-def test_a_measure_is_printed_as_the_score_that_it_is_called_after(name: str, text: str) -> None:
+def test_a_metric_is_printed_like_the_score_in_its_name(name: str, text: str) -> None:
     assert called(name).text(0.25) == text
 
 
-def test_the_first_score_of_every_task_selects_in_the_right_direction() -> None:
+def test_the_first_score_of_a_task_selects_the_right_direction() -> None:
     assert {task: scores[0].select for task, scores in TASKS.items()} == {
         "classification": "top1",
         "translation": "psnr_db",

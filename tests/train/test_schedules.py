@@ -8,7 +8,7 @@ from kdrun.config.compose import compose
 from kdrun.train.schedules import Constant, Cosine, Steps
 
 
-def test_the_schedule_of_the_mnist_example_falls_with_each_of_fourteen_epochs_however_many_batches_they_have():
+def test_the_mnist_example_schedule_falls_once_an_epoch():
     node = compose(["schedule=step_mnist"])["schedule"]
     steps = Steps(node["milestones"], node["factor"])
     for batches in (1, 844, 938):
@@ -40,7 +40,7 @@ def test_cosine_falls_from_one_to_zero_through_a_half():
 
 
 @pytest.mark.parametrize("schedule", [Cosine(warmup=0.2), Steps([0.5], 0.1, warmup=0.2)])
-def test_warmup_rises_in_a_straight_line_and_joins_without_a_jump(schedule):
+def test_warmup_rises_linearly_and_joins_without_a_jump(schedule):
     assert [schedule(progress) for progress in (0.0, 0.05, 0.1)] == pytest.approx([0.0, 0.25, 0.5])
     assert schedule(0.2) == pytest.approx(1.0)
     assert schedule(0.2 - 1e-9) == pytest.approx(1.0)

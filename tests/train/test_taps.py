@@ -36,7 +36,7 @@ def net() -> nn.Sequential:
 IMAGES = torch.randn(6, 2, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def test_features_come_in_the_order_of_the_taps_and_not_of_the_layers() -> None:
+def test_features_come_in_the_order_of_taps_and_not_of_layers() -> None:
     logits, features = Tapped(net(), ["second.bn", "first", "fc"])(IMAGES)
     assert [feature.shape[1] for feature in features] == [4, 3, 5]
     assert features[2] is logits
@@ -69,7 +69,7 @@ def test_gradients_flow_through_features() -> None:
     assert tapped.model.second.conv.weight.grad is None
 
 
-def test_a_tap_gives_the_same_whether_the_rest_is_computed_or_not() -> None:
+def test_a_tap_gives_the_same_when_the_rest_is_not_computed() -> None:
     tapped = Tapped(net(), ["first", "second"]).eval()
     for place, feature in enumerate(tapped(IMAGES).features):
         assert torch.equal(tapped.until(IMAGES, place), feature)
@@ -120,13 +120,13 @@ def test_a_copy_of_a_tapped_model_taps_itself() -> None:
     assert torch.equal(tapped(IMAGES).features[0], tapped.model.first(IMAGES))
 
 
-def test_a_model_counts_the_images_it_is_shown_in_whole_or_in_part() -> None:
+def test_a_model_counts_images_in_full_and_partial_forwards() -> None:
     tapped = Tapped(net(), ["first"]).eval()
     tapped(IMAGES), tapped(IMAGES[:2]), tapped.until(IMAGES[:3], 0)
     assert tapped.asked == 6 + 2 + 3
 
 
-def test_renormalizing_is_undoing_one_normalization_and_doing_the_other() -> None:
+def test_renormalizing_replaces_one_normalization_by_another() -> None:
     pixels = torch.rand(6, 2, 8, 8, dtype=torch.float64)
     (mean, std), (own_mean, own_std) = (([0.2, 0.7], [0.3, 0.1]), ([0.5, 0.45], [0.25, 0.2]))
 
@@ -147,7 +147,7 @@ def test_renormalizing_to_the_same_changes_nothing() -> None:
     assert torch.equal(Renormalized(tapped, look, look)(IMAGES).logits, tapped(IMAGES).logits)
 
 
-def test_a_frozen_model_scores_holds_no_gradient_and_changes_nothing() -> None:
+def test_a_frozen_model_scores_without_gradient_or_change() -> None:
     tapped = Tapped(net(), ["first"])
     tapped(IMAGES).logits.sum().backward()
     assert freeze(tapped) is tapped
