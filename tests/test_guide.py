@@ -1,7 +1,9 @@
-"""The guides do what they say: their files are laid, their commands run, word for word, but for fewer steps."""
+"""The guides do what they say: their files are laid, their commands run, word for word, but for fewer steps; and kdrun
+says what they quote."""
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import shlex
@@ -13,14 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 from data_makers import picture
+from tiny import COMPOSER
 
+import kdrun
 from kdrun.cli import main
 from kdrun.config.places import OwnConf
+from kdrun.config.sweep import jobs
 from kdrun.run.assembly import check_nodes
 
 DOCS = Path(__file__).parent.parent / "docs"
 GUIDE = (DOCS / "bring-your-own.md").read_text()
 LIBRARY = (DOCS / "library.md").read_text()
+TROUBLE = (DOCS / "troubleshooting.md").read_text()
 
 BLOCK = re.compile(r"(?:^`([\w./-]+)`:\n\n)?^```(\w+)\n(.*?)```", re.DOTALL | re.MULTILINE)
 QUICK = ["fast_dev_run=true", "device=cpu"]
@@ -93,3 +99,64 @@ def test_every_block_of_the_librarys_guide_runs_and_is_short(tmp_path: Path, mon
         exec(compile(code, "docs/library.md", "exec"), space)
     done = space["done"]
     assert [row["epoch"] for row in done.rows] == [1, 2, 3]  # type: ignore[attr-defined]
+
+
+def quoted(text: str) -> list[str]:
+    """Returns the messages that a guide quotes: the lines of its blocks of text."""
+    return [line for _, kind, code in BLOCK.findall(text) if kind == "text" for line in code.splitlines()]
+
+
+def printed() -> set[str]:
+    """Returns all strings in kdrun's sources but docstrings; those of an f-string end where a value comes."""
+    trees = [ast.parse(path.read_text("utf-8")) for path in sorted(Path(kdrun.__file__).parent.rglob("*.py"))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    documents = {node.value for node in nodes if isinstance(node, ast.Expr)}
+    strings = [node.value for node in nodes if isinstance(node, ast.Constant) and node not in documents]
+    return {string for string in strings if isinstance(string, str) and string}
+
+
+SAYS = printed()
+
+
+def said(part: str) -> bool:
+    """Whether the code can print ``part``: it lies in a string, or is an end of one, whole ones, a beginning of one."""
+    if any(part in string for string in SAYS):
+        return True
+    reached = {0} | {place for place in range(1, len(part)) if any(string.endswith(part[:place]) for string in SAYS)}
+    whole = [string for string in SAYS if len(string) > 1 or not string.isalnum()]
+    for place in range(len(part)):
+        if place in reached:
+            if any(string.startswith(part[place:]) for string in SAYS):
+                return True
+            reached |= {place + len(string) for string in whole if part.startswith(string, place)}
+    return len(part) in reached
+
+
+def missing(message: str) -> list[str]:
+    """Returns the parts of a message, between what is named ``<so>`` because it differs, that the code cannot print."""
+    return [part for part in re.split(r"<[^>]*>", message) if not said(part)]
+
+
+def test_a_message_that_the_code_does_not_print_is_found_out() -> None:
+    assert missing("name: <name> is taken; choose another, or go on with resume=<folder>") == []
+    assert missing("name: <name> is gone; choose another") == [" is gone; choose another"]
+    assert missing("name: <name> is taken; choose one more") == [" is taken; choose one more"]
+    assert missing("nam: <name> is taken; choose another") == ["nam: "]
+
+
+def test_the_messages_of_every_trouble_are_quoted() -> None:
+    sections = TROUBLE.split("\n## ")[1:]
+    assert len(sections) == 9
+    assert sum(bool(quoted(section)) for section in sections) == 7  # a bad student and a slow run say nothing
+    assert len(quoted(TROUBLE)) > 20
+
+
+@pytest.mark.parametrize("message", quoted(TROUBLE))
+def test_every_message_that_is_quoted_is_one_of_the_code(message: str) -> None:
+    assert missing(message) == []
+
+
+@pytest.mark.parametrize("command", re.findall(r"`(kdrun (?:train|-m) [^`]+)`", TROUBLE))
+def test_every_way_out_of_a_trouble_is_a_command_that_is_taken(command: str) -> None:
+    for overrides in jobs(COMPOSER, shlex.split(command)[2:]):
+        check_nodes(COMPOSER.compose(overrides))
