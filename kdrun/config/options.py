@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
@@ -19,11 +17,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from kdrun.config.choices import changed, is_choice, package
-from kdrun.config.places import CONF, register
+from kdrun.config.choices import changed, is_choice, is_within, package, settling
+from kdrun.config.places import CONF, searching
 from kdrun.config.quoting import quote, takes_text
 from kdrun.config.root import GROUPS
+from kdrun.config.sources import BASE, Conf
 from kdrun.config.suggest import did_you_mean
+from kdrun.config.tree import has
 from kdrun.config.values import show
 from kdrun.errors import ConfigError
 
@@ -54,14 +54,8 @@ class Options:
 
     def __init__(self, config_dir: Path | None = None) -> None:
         setup_globals()
-        register()
-        path = create_config_search_path(str(CONF))
-        if config_dir is not None:
-            if not config_dir.is_dir():
-                raise ConfigError("--config-dir", f"no folder {str(config_dir)!r}")
-            last = SearchPathQuery(provider="schema")
-            path.prepend("command-line", f"file://{config_dir.absolute()}", last)
-        self.loader = ConfigLoaderImpl(path)
+        with searching(config_dir):
+            self.loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
         self.parser = OverridesParser.create(config_loader=self.loader)
         self._chosen: dict[tuple[str, ...], Chosen] = {}
 
@@ -153,29 +147,32 @@ class Options:
             for choice in choices:
                 self._check_choice(choice)
             cfg = self._load("train", lines)
-            for place, node in self._other(choices).items():
-                OmegaConf.update(cfg, place, node, merge=False)
             with open_dict(cfg):
                 hydra = cfg.pop("hydra")
             names = {key: value for key, value in hydra.runtime.choices.items() if not key.startswith("hydra/")}
-            self._chosen[lines] = Chosen(cfg, names, hydra)
+            self._chosen[lines] = self._with_others(Chosen(cfg, names, hydra), choices)
         return self._chosen[lines]
 
-    def _other(self, choices: Sequence[Override]) -> dict[str, Any]:
-        """Returns what the files say, but the experiment's, wherever another option than the experiment's is chosen."""
-        experiment = [choice for choice in choices if choice.key_or_group == "experiment"]
-        if not experiment or len(choices) == 1:
-            return {}
-        found = changed(choices, self.chosen(experiment).names)
-        return {place: OmegaConf.select(self.chosen(there).cfg, place) for place, there in found.items()}
+    def _with_others(self, chosen: Chosen, choices: Sequence[Override]) -> Chosen:
+        """Returns ``chosen`` with an option's own keys wherever an experiment, a recipe or a teacher names another."""
+        first = settling(choices)
+        if not first or len(choices) == len(first):
+            return chosen
+        others = [choice for choice in choices if choice not in first]
+        names = dict(chosen.names)
+        for place, there in changed(others, self.chosen(first).names).items():
+            if has(chosen.cfg, place):
+                other = self.chosen(there)
+                OmegaConf.update(chosen.cfg, place, OmegaConf.select(other.cfg, place), merge=False)
+                names = {key: name for key, name in names.items() if not is_within(key, place)}
+                names |= {key: name for key, name in other.names.items() if is_within(key, place)}
+        return chosen._replace(names=names)
 
     def header(self, group: str, name: str) -> str:
         """Returns the first comment line of an option's file, which says in one line what it is."""
-        source = next(s for s in self.loader.repository.get_sources() if s.is_config(f"{group}/{name}"))
-        if source.scheme() == "pkg":
-            text = files(source.path).joinpath(group, f"{name}.yaml").read_text("utf-8")
-        else:
-            text = Path(source.path, group, f"{name}.yaml").read_text("utf-8")
+        key = f"{group}/{name}"
+        sources = (source for source in self.loader.repository.get_sources() if isinstance(source, Conf))
+        text = next(source for source in sources if source.is_config(key)).text(key)
         comments = (line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
         return next((line for line in comments if not line.startswith("@package")), "")
 
@@ -197,12 +194,16 @@ class Options:
         self._check_option(group, value, where)
 
     def _check_option(self, group: str, name: Any, where: str) -> None:
-        if not isinstance(name, str) or not self.loader.repository.config_exists(f"{group}/{name}"):
+        if not self._is_option(group, name):
             names = self.names(group)
             meant = did_you_mean("none" if name is None else str(name), names)
             many = f"kdrun ls {group if group in GROUPS else 'student'} lists all {len(names)}"
             have = f"have: {', '.join(names)}" if len(names) <= 12 else many
             raise ConfigError(where, f"no option {show(name)} ({have}){meant}")
+
+    def _is_option(self, group: str, name: Any) -> bool:
+        hidden = isinstance(name, str) and name.rpartition("/")[2].startswith(BASE)
+        return isinstance(name, str) and not hidden and self.loader.repository.config_exists(f"{group}/{name}")
 
     def _load(self, name: str, lines: Sequence[str]) -> DictConfig:
         try:
