@@ -82,7 +82,7 @@ def test_a_faulty_override_is_refused_in_one_line_that_names_its_key(compose, ov
         (["method=fitnet"], "method: no option 'fitnet' (kdrun ls method lists all ", "); did you mean 'fitnets'?"),
         (["teacher=null"], "teacher: no option null (kdrun ls teacher lists all ", "); did you mean 'none'?"),
         (["schedule=null"], "schedule: no option null (have: ", "?"),
-        (["teacher.recipe=3"], "teacher.recipe: no option 3 (have: ", "wrn200)"),
+        (["teacher.recipe=3"], "teacher.recipe: no option 3 (have: ", "yuan200)"),
         (["teacher.recipe.optimizer=sgdd"], "teacher.recipe.optimizer: no option 'sgdd'", "did you mean 'sgd'?"),
         (["method=takd", "method.base=fitnet"], "method.base: no option 'fitnet'", "did you mean 'fitnets'?"),
         (["method=takd", "method.assistants=[mlp_3]"], "method.assistants: no option 'mlp_3'", "'mlp_32'?"),

@@ -87,6 +87,12 @@ def test_no_recipe_can_be_chosen_for_no_teacher() -> None:
     assert COMPOSER.compose(["teacher=none", "method=scratch", "teacher.recipe=sgd200"])["teacher"] is None
 
 
+@pytest.mark.parametrize("experiment", ["blkd_mnist", "kd_mnist", "hard_cifar10"])
+def test_an_experiment_may_be_had_without_its_teacher(experiment: str) -> None:
+    words = ["method=scratch", "teacher=none", "teacher.recipe=sgd200", "teacher.recipe.optimizer=sgd"]
+    assert COMPOSER.compose([f"experiment={experiment}", *words])["teacher"] is None
+
+
 def test_a_recipes_name_is_in_no_config() -> None:
     config = COMPOSER.compose(["recipe=sgd200", "teacher.recipe=sgd200"])
     assert "recipe" not in config

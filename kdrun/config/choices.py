@@ -40,15 +40,17 @@ def changed(choices: Sequence[Override], theirs: Mapping[str, str]) -> dict[str,
 
     Returns:
         For each such place the choices that decide what stands there. A recipe decides four places, an option of
-        ``SETTLED`` its own.
+        ``SETTLED`` its own, and no teacher that of the teacher.
     """
     others = [choice for choice in choices if theirs.get(choice.get_key_element()) != choice.value()]
     places: dict[str, list[Override]] = {}
     for choice in others:
         for place in RECIPES.get(package(choice), ()):
             places[place] = [choice, *within(choices, place)]
-    for place in map(package, others):
-        if place in SETTLED and place not in places:
+    for choice in others:
+        place = package(choice)
+        is_settled = place in SETTLED or (place, choice.value()) == ("teacher", "none")
+        if is_settled and place not in places:
             places[place] = within(choices, place)
     return places
 

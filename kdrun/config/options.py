@@ -109,6 +109,12 @@ class Options:
                 return spelled
             spelled = renamed
 
+    def nested(self, overrides: Sequence[str]) -> dict[str, str]:
+        """Returns the group of each place below a group's own: ``{"teacher.recipe.optimizer": "optimizer"}``."""
+        parsed = [self.parse(override) for override in self.spell(overrides)]
+        slots = self._slots([self.first(override) for override in parsed if is_choice(override)])
+        return {place: key.partition("@")[0] for place, key in slots.items()}
+
     def _slots(self, choices: Sequence[Override]) -> dict[str, str]:
         keys = self.chosen(choices).names
         packages = {key.partition("@")[2]: key for key in keys if "@" in key}
