@@ -164,8 +164,7 @@ class Options:
         first = settling(choices)
         if not first or len(choices) == len(first):
             return chosen
-        others = [choice for choice in choices if choice not in first]
-        names = dict(chosen.names)
+        names, others = chosen.names, [choice for choice in choices if choice not in first]
         for place, there in changed(others, self.chosen(first).names).items():
             if has(chosen.cfg, place):
                 other = self.chosen(there)
@@ -176,11 +175,8 @@ class Options:
 
     def header(self, group: str, name: str) -> str:
         """Returns the first comment line of an option's file, which says in one line what it is."""
-        key = f"{group}/{name}"
-        sources = (source for source in self.loader.repository.get_sources() if isinstance(source, Conf))
-        text = next(source for source in sources if source.is_config(key)).text(key)
-        comments = (line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
-        return next((line for line in comments if not line.startswith("@package")), "")
+        key, sources = f"{group}/{name}", self.loader.repository.get_sources()
+        return next(source for source in sources if isinstance(source, Conf) and source.is_config(key)).header(key)
 
     def model(self, name: str, where: str) -> dict[str, Any]:
         """Returns the model of that name as a plain node."""
@@ -208,8 +204,8 @@ class Options:
             raise ConfigError(where, f"no option {show(name)} ({have}){meant}")
 
     def _is_option(self, group: str, name: Any) -> bool:
-        hidden = isinstance(name, str) and name.rpartition("/")[2].startswith(BASE)
-        return isinstance(name, str) and not hidden and self.loader.repository.config_exists(f"{group}/{name}")
+        can_be = isinstance(name, str) and not name.rpartition("/")[2].startswith(BASE)
+        return can_be and self.loader.repository.config_exists(f"{group}/{name}")
 
     def _load(self, name: str, lines: Sequence[str]) -> DictConfig:
         try:

@@ -57,11 +57,13 @@ class Conf(ConfigSource):
         """Returns the names under ``config_path``, but those of base files."""
         return [name for name in self.inner.list(config_path, results_filter) if not name.startswith(BASE)]
 
-    def text(self, config_path: str) -> str:
-        """Returns a file as it was written, comments included."""
+    def header(self, config_path: str) -> str:
+        """Returns the first comment line of a file, which says in one line what it is."""
         inner = self.inner
         root: Any = files(inner.path) if inner.scheme() == "pkg" else Path(inner.path)
-        return str(root.joinpath(f"{config_path}.yaml").read_text("utf-8"))
+        lines = root.joinpath(f"{config_path}.yaml").read_text("utf-8").splitlines()
+        comments = (line.lstrip("# ") for line in lines if line.startswith("#"))
+        return next((line for line in comments if not line.startswith("@package")), "")
 
 
 class Roles(Conf):
@@ -106,9 +108,9 @@ class Roles(Conf):
         """Returns the names of the models in a role."""
         return super().list(_model(config_path), results_filter)
 
-    def text(self, config_path: str) -> str:
-        """Returns the model's file as it was written."""
-        return super().text(_model(config_path))
+    def header(self, config_path: str) -> str:
+        """Returns the first comment line of the model's file."""
+        return super().header(_model(config_path))
 
 
 def _is_role(config_path: str) -> bool:
