@@ -7,10 +7,12 @@ import re
 import shlex
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from kdrun.cli import COMMANDS
 from kdrun.cli.flags import Parser, known, parse
 from kdrun.cli.launch import launch
+from kdrun.config.options import Options
 from kdrun.config.root import GROUPS
 
 
@@ -47,8 +49,19 @@ def complete(line: str, query: list[str]) -> int:
         return 0
     flags = parse(shlex.split(" ".join(words)))
     overrides = [word for word in flags.overrides if " " not in word]  # such a word chooses no option
+    key, is_value, _ = last.partition("=")
+    if is_value and "." in key:
+        offer(last, nested(key, overrides, flags.config_dir))
+        return 0
     os.environ["COMP_LINE"] = " ".join([program, *overrides, last])  # Hydra reads no argument but this
     return launch(print, ["--shell-completion", *query], flags.config_dir)
+
+
+def nested(key: str, overrides: list[str], config_dir: Path | None) -> list[str]:
+    """Returns the choices at a dotted ``key``, ``teacher.recipe=sgd200``, which Hydra knows by another name."""
+    options = Options(config_dir)
+    group = options.nested(overrides).get(key)
+    return [f"{key}={name}" for name in options.names(group)] if group else []
 
 
 def offer(start: str, words: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import hydra
 from hydra.errors import HydraException
 
-from kdrun.config.places import CONF, register
+from kdrun.config.places import CONF, searching
 from kdrun.errors import ConfigError
 
 
@@ -29,13 +29,12 @@ def launch(task: Callable[[Any], Any], argv: Sequence[str], config_dir: Path | N
         The exit code that Hydra, or a job that was told to stop, ended with; 0 where neither did.
 
     Raises:
-        ConfigError: if Hydra cannot make sense of ``argv``, as a sweeper that cannot do intervals.
+        ConfigError: if there is no such folder, or if Hydra cannot make sense of ``argv``, as a sweeper that cannot
+            do intervals.
     """
-    register()
-    folder = ["--config-dir", str(config_dir)] if config_dir else []
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(task)
     try:
-        with handed_over(["kdrun", *folder, *argv]):
+        with searching(config_dir), handed_over(["kdrun", *argv]):
             main()
     except HydraException as fault:
         raise ConfigError("command line", str(fault) or str(fault.__cause__)) from fault

@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from kdrun.config.choices import RECIPES
 from kdrun.config.options import Options
 from kdrun.config.root import check_root
 from kdrun.config.suggest import did_you_mean
@@ -84,6 +85,8 @@ def take(config: dict[str, Any], override: Override) -> None:
     """Writes into ``config`` what ``override`` may change, and refuses what it may not."""
     key = override.package or override.key_or_group
     value: Any = override.value()
+    if key in RECIPES and not isinstance(value, dict):
+        raise ConfigError(key, "the run goes on with its own; leave it out, or start a new run")
     known = OmegaConf.create(config)
     if not has(known, key):
         raise ConfigError(key, f"unknown key{did_you_mean(key, dotted(known))}")

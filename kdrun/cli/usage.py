@@ -51,7 +51,8 @@ def train_usage(config_dir: Path | None) -> str:
     usage = "usage: kdrun train [FLAGS] [GROUP=OPTION ...] [KEY=VALUE ...]"
     more = (
         "Keys of what was chosen follow its group: optimizer.lr=0.1 method.temperature=2 teacher.recipe.epochs=5;\n"
-        "kdrun train --cfg job prints them all. The teacher has a recipe of its own, with teacher.recipe.optimizer=sgd."
+        "kdrun train --cfg job prints them all. recipe=NAME sets epochs, batch_size, optimizer and schedule; the\n"
+        "teacher has a recipe of its own: teacher.recipe=NAME, teacher.recipe.optimizer=sgd."
     )
     return "\n\n".join([usage, groups(Options(config_dir)), keys(), more, EXAMPLES, FLAGS])
 

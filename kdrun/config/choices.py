@@ -12,6 +12,12 @@ SETTLED = ("method", "optimizer", "schedule", "teacher.recipe.optimizer", "teach
 """Places where an experiment's keys are its own option's: under another, its temperature or learning rate would be one
 that nobody chose for it."""
 
+RECIPES = {
+    "recipe": ("epochs", "batch_size", "optimizer", "schedule"),
+    "teacher.recipe": tuple(f"teacher.recipe.{key}" for key in ("epochs", "batch_size", "optimizer", "schedule")),
+}
+"""Where a recipe is chosen, for the run and for the teacher, and the four places that it decides."""
+
 
 def is_choice(override: Override) -> bool:
     """Whether ``override`` chooses an option of a group, or sets something of Hydra's own."""
@@ -26,18 +32,42 @@ def package(choice: Override) -> str:
 
 
 def changed(choices: Sequence[Override], theirs: Mapping[str, str]) -> dict[str, list[Override]]:
-    """Returns each place of ``SETTLED`` where another option than an experiment's is chosen.
+    """Returns each place where another option is chosen than the files of an experiment or a recipe choose.
 
     Args:
         choices: on the command line.
-        theirs: the experiment's options by place, as Hydra names places: ``optimizer@teacher.recipe.optimizer``.
+        theirs: the options of those files by place, as Hydra names places: ``optimizer@teacher.recipe.optimizer``.
 
     Returns:
-        For each such place the choices made there and below it.
+        For each such place the choices that decide what stands there. A recipe decides four places, an option of
+        ``SETTLED`` its own, and no teacher that of the teacher.
     """
-    found = {}
-    for choice in choices:
+    others = [choice for choice in choices if theirs.get(choice.get_key_element()) != choice.value()]
+    places: dict[str, list[Override]] = {}
+    for choice in others:
+        for place in RECIPES.get(package(choice), ()):
+            places[place] = [choice, *within(choices, place)]
+    for choice in others:
         place = package(choice)
-        if place in SETTLED and theirs.get(choice.get_key_element()) != choice.value():
-            found[place] = [one for one in choices if f"{package(one)}.".startswith(f"{place}.")]
-    return found
+        is_settled = place in SETTLED or (place, choice.value()) == ("teacher", "none")
+        if is_settled and place not in places:
+            places[place] = within(choices, place)
+    return places
+
+
+def within(choices: Sequence[Override], place: str) -> list[Override]:
+    """Returns the ``choices`` made at ``place`` and below it."""
+    return [choice for choice in choices if is_within(package(choice), place)]
+
+
+def is_within(key: str, place: str) -> bool:
+    """Whether the option that Hydra knows as ``key`` goes to ``place``, or below it."""
+    return f"{key.rpartition('@')[2]}.".startswith(f"{place}.")
+
+
+def settling(choices: Sequence[Override]) -> list[Override]:
+    """Returns those ``choices`` whose files set keys of other options: an experiment; else a teacher; else recipes."""
+    for places in (("experiment",), ("teacher",), tuple(RECIPES)):
+        if found := [choice for choice in choices if package(choice) in places]:
+            return found
+    return []

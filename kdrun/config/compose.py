@@ -151,11 +151,14 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 
 
 def named(choices: dict[str, str]) -> dict[str, str]:
-    """Returns the name of the option at each place; a teacher's own file goes before the model that it points at."""
+    """Returns the name of the option at each place; a teacher goes before the model that it points at.
+
+    An experiment and a recipe set keys of several places and name none of them.
+    """
     names: dict[str, str] = {}
     for key in sorted(choices, key=lambda key: key.startswith("model@")):
         group, _, package = key.partition("@")
-        if choices[key] and group != "experiment":
+        if choices[key] and group not in ("experiment", "recipe"):
             names.setdefault(package or group, str(choices[key]).rpartition("/")[2])
     return names
 

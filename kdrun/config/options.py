@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
@@ -19,11 +17,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from kdrun.config.choices import changed, is_choice, package
-from kdrun.config.places import CONF, register
+from kdrun.config.choices import changed, is_choice, is_within, package, settling
+from kdrun.config.places import CONF, searching
 from kdrun.config.quoting import quote, takes_text
 from kdrun.config.root import GROUPS
+from kdrun.config.sources import BASE, Conf
 from kdrun.config.suggest import did_you_mean
+from kdrun.config.tree import has
 from kdrun.config.values import show
 from kdrun.errors import ConfigError
 
@@ -54,14 +54,8 @@ class Options:
 
     def __init__(self, config_dir: Path | None = None) -> None:
         setup_globals()
-        register()
-        path = create_config_search_path(str(CONF))
-        if config_dir is not None:
-            if not config_dir.is_dir():
-                raise ConfigError("--config-dir", f"no folder {str(config_dir)!r}")
-            last = SearchPathQuery(provider="schema")
-            path.prepend("command-line", f"file://{config_dir.absolute()}", last)
-        self.loader = ConfigLoaderImpl(path)
+        with searching(config_dir):
+            self.loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
         self.parser = OverridesParser.create(config_loader=self.loader)
         self._chosen: dict[tuple[str, ...], Chosen] = {}
 
@@ -115,6 +109,12 @@ class Options:
                 return spelled
             spelled = renamed
 
+    def nested(self, overrides: Sequence[str]) -> dict[str, str]:
+        """Returns the group of each place below a group's own: ``{"teacher.recipe.optimizer": "optimizer"}``."""
+        parsed = [self.parse(override) for override in self.spell(overrides)]
+        slots = self._slots([self.first(override) for override in parsed if is_choice(override)])
+        return {place: key.partition("@")[0] for place, key in slots.items()}
+
     def _slots(self, choices: Sequence[Override]) -> dict[str, str]:
         keys = self.chosen(choices).names
         packages = {key.partition("@")[2]: key for key in keys if "@" in key}
@@ -153,31 +153,30 @@ class Options:
             for choice in choices:
                 self._check_choice(choice)
             cfg = self._load("train", lines)
-            for place, node in self._other(choices).items():
-                OmegaConf.update(cfg, place, node, merge=False)
             with open_dict(cfg):
                 hydra = cfg.pop("hydra")
             names = {key: value for key, value in hydra.runtime.choices.items() if not key.startswith("hydra/")}
-            self._chosen[lines] = Chosen(cfg, names, hydra)
+            self._chosen[lines] = self._with_others(Chosen(cfg, names, hydra), choices)
         return self._chosen[lines]
 
-    def _other(self, choices: Sequence[Override]) -> dict[str, Any]:
-        """Returns what the files say, but the experiment's, wherever another option than the experiment's is chosen."""
-        experiment = [choice for choice in choices if choice.key_or_group == "experiment"]
-        if not experiment or len(choices) == 1:
-            return {}
-        found = changed(choices, self.chosen(experiment).names)
-        return {place: OmegaConf.select(self.chosen(there).cfg, place) for place, there in found.items()}
+    def _with_others(self, chosen: Chosen, choices: Sequence[Override]) -> Chosen:
+        """Returns ``chosen`` with an option's own keys wherever an experiment, a recipe or a teacher names another."""
+        first = settling(choices)
+        if not first or len(choices) == len(first):
+            return chosen
+        names, others = chosen.names, [choice for choice in choices if choice not in first]
+        for place, there in changed(others, self.chosen(first).names).items():
+            if has(chosen.cfg, place):
+                other = self.chosen(there)
+                OmegaConf.update(chosen.cfg, place, OmegaConf.select(other.cfg, place), merge=False)
+                names = {key: name for key, name in names.items() if not is_within(key, place)}
+                names |= {key: name for key, name in other.names.items() if is_within(key, place)}
+        return chosen._replace(names=names)
 
     def header(self, group: str, name: str) -> str:
         """Returns the first comment line of an option's file, which says in one line what it is."""
-        source = next(s for s in self.loader.repository.get_sources() if s.is_config(f"{group}/{name}"))
-        if source.scheme() == "pkg":
-            text = files(source.path).joinpath(group, f"{name}.yaml").read_text("utf-8")
-        else:
-            text = Path(source.path, group, f"{name}.yaml").read_text("utf-8")
-        comments = (line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
-        return next((line for line in comments if not line.startswith("@package")), "")
+        key, sources = f"{group}/{name}", self.loader.repository.get_sources()
+        return next(source for source in sources if isinstance(source, Conf) and source.is_config(key)).header(key)
 
     def model(self, name: str, where: str) -> dict[str, Any]:
         """Returns the model of that name as a plain node."""
@@ -197,12 +196,16 @@ class Options:
         self._check_option(group, value, where)
 
     def _check_option(self, group: str, name: Any, where: str) -> None:
-        if not isinstance(name, str) or not self.loader.repository.config_exists(f"{group}/{name}"):
+        if not self._is_option(group, name):
             names = self.names(group)
             meant = did_you_mean("none" if name is None else str(name), names)
             many = f"kdrun ls {group if group in GROUPS else 'student'} lists all {len(names)}"
             have = f"have: {', '.join(names)}" if len(names) <= 12 else many
             raise ConfigError(where, f"no option {show(name)} ({have}){meant}")
+
+    def _is_option(self, group: str, name: Any) -> bool:
+        can_be = isinstance(name, str) and not name.rpartition("/")[2].startswith(BASE)
+        return can_be and self.loader.repository.config_exists(f"{group}/{name}")
 
     def _load(self, name: str, lines: Sequence[str]) -> DictConfig:
         try:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathElement
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from kdrun.config.sources import Conf, Roles
+from kdrun.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONF = next(
@@ -16,21 +22,57 @@ CONF = next(
 )
 """The shipped YAML files: inside the package in a wheel, beside it in a checkout."""
 
+CONFIG_DIR: ContextVar[Path | None] = ContextVar("config_dir", default=None)
+"""A folder of further YAML files, for the search paths that are put together under ``searching``."""
+
 
 class OwnConf(SearchPathPlugin):
-    """Adds ``conf/`` of the working directory and every entry point of the group ``kdrun.conf``.
+    """Adds ``conf/`` of the working directory, every entry point of the group ``kdrun.conf``, and ``CONFIG_DIR``.
 
-    They come after the shipped files, so that a file of the same name cannot replace one unnoticed.
+    They come after the shipped files, so that a file of the same name cannot replace one unnoticed. Models are served
+    as teachers and students after that, so that a teacher's file of one's own goes before what is served.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        own = Path.cwd() / "conf"
-        if own.is_dir() and own.resolve() != CONF:
-            search_path.append("cwd", f"file://{own}")
-        for entry in entry_points(group="kdrun.conf"):
-            search_path.append(entry.name, f"pkg://{entry.value}")
+        """Puts each place on the search path twice: its files, and the roles of its models."""
+        elements = search_path.get_path()
+        shipped = [element for element in elements if element.provider == "main"]
+        elements[:] = [element for element in elements if element.provider != "main"]
+        for group in (shipped, [SearchPathElement(*place) for place in own_places()]):
+            for kind in (Conf, Roles):
+                for element in group:
+                    search_path.append(str(element.provider), f"{kind.scheme()}://{with_scheme(str(element.path))}")
 
 
-def register() -> None:
-    """Makes Hydra ask ``OwnConf`` wherever it makes a search path in this process."""
-    Plugins.instance().register(OwnConf)
+def own_places() -> Iterator[tuple[str, str]]:
+    """Yields who brings further files, and where they are."""
+    own, config_dir = Path.cwd() / "conf", CONFIG_DIR.get()
+    if own.is_dir() and own.resolve() != CONF:
+        yield "cwd", str(own)
+    for entry in entry_points(group="kdrun.conf"):
+        yield entry.name, f"pkg://{entry.value}"
+    if config_dir is not None:
+        yield "command-line", str(config_dir.absolute())
+
+
+def with_scheme(path: str) -> str:
+    """Returns ``path``, one of a folder marked as such."""
+    return path if "://" in path else f"file://{path}"
+
+
+@contextmanager
+def searching(config_dir: Path | None) -> Iterator[None]:
+    """Makes Hydra look into our places, and into ``config_dir``, wherever it makes a search path inside.
+
+    Raises:
+        ConfigError: if there is no such folder.
+    """
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError("--config-dir", f"no folder {str(config_dir)!r}")
+    for plugin in (Conf, Roles, OwnConf):
+        Plugins.instance().register(plugin)
+    token = CONFIG_DIR.set(config_dir)
+    try:
+        yield
+    finally:
+        CONFIG_DIR.reset(token)

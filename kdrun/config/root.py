@@ -10,8 +10,8 @@ from kdrun.config.suggest import did_you_mean
 from kdrun.config.values import Form, fit
 from kdrun.errors import ConfigError
 
-GROUPS = ("dataset", "teacher", "student", "method", "optimizer", "schedule", "experiment")
-"""What is chosen by name; ``model`` is a group too, but only teacher and student files use it."""
+GROUPS = ("dataset", "teacher", "student", "method", "optimizer", "schedule", "recipe", "experiment")
+"""What is chosen by name; ``model`` is a group too, from which ``teacher`` and ``student`` are served."""
 
 Seed = Annotated[int, "[0, 4294967295]"]  # what numpy takes; torch would take more
 Path = Annotated[str, Form(r"[^\0]+", "is not a path")]

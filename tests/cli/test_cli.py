@@ -287,6 +287,8 @@ def test_a_run_is_gone_on_with_as_it_was_recorded(runs):
     ("override", "fault"),
     [
         ("optimizer.lr=0.1", "optimizer.lr: the run was started with 0.001, now 0.1; leave it out, or start a new run"),
+        ("recipe=sgd200", "recipe: the run goes on with its own; leave it out, or start a new run"),
+        ("teacher.recipe=sgd200", "teacher.recipe: the run goes on with its own; leave it out, or start a new run"),
         ("method=fitnets", "method: the run was started with 'kd', now 'fitnets'; leave it out, or start a new run"),
         ("epochs=3", "epochs: the run was started with 4, now 3; it may only grow"),
         ("epochs=100001", "epochs: 100001 is out of range [1, 100000]"),

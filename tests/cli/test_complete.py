@@ -119,6 +119,22 @@ def test_a_file_under_config_dir_is_offered_after_the_flag(
         assert offered(f"kdrun train {flag} method=y", capsys, monkeypatch) == ["method=yodel"]
 
 
+@pytest.mark.parametrize(
+    ("words", "whole"),
+    [
+        ("recipe=wr", ["recipe=wrn200"]),
+        ("teacher.recipe=wr", ["teacher.recipe=wrn200"]),
+        ("teacher.recipe.optimizer=adama", ["teacher.recipe.optimizer=adamax"]),
+        ("method=takd method.base=cos", ["method.base=cosine"]),
+        ("method.base=cos", []),
+    ],
+)
+def test_an_option_of_a_nested_place_is_offered(
+    words: str, whole: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert offered(f"kdrun train {words}", capsys, monkeypatch) == whole
+
+
 def test_every_flag_is_offered_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     words = offered("kdrun train --", capsys, monkeypatch)
     assert {"--cfg", "--help", "--multirun", "--config-dir"} <= set(words)

@@ -18,7 +18,7 @@ from kdrun.config.sweep import jobs
 from kdrun.run.assembly import check_nodes
 
 FILES = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
-CHOICES = [file for file in FILES if file.parts[0] != "experiment"]  # those have tests of their own
+CHOICES = [file for file in FILES if file.parts[0] not in ("experiment", "recipe")]  # those have tests of their own
 IMAGES = {"channels", "classes", "size"}
 BESIDE = {"_target_", "name", "taps", "recipe", "seed", "checkpoint", "mean", "std"}
 
@@ -87,11 +87,13 @@ def test_every_file_lists_exactly_the_arguments_of_its_class(file: Path) -> None
 
 
 def test_every_model_can_be_a_teacher_and_a_student() -> None:
-    models, students, teachers = (
-        {file.name for file in FILES if file.parts[0] == group} for group in ("model", "student", "teacher")
-    )
-    assert students == models
-    assert teachers == models | {"none"}
+    models = {file.name for file in FILES if file.parts[0] == "model"}
+    assert set(COMPOSER.options.names("student")) == models
+    assert set(COMPOSER.options.names("teacher")) == models | {"none"}
+
+
+def test_a_model_has_one_file() -> None:
+    assert [str(file) for file in FILES if file.parts[0] in ("student", "teacher")] == ["teacher/none"]
 
 
 def test_every_model_names_its_taps() -> None:

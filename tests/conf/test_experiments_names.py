@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from tiny import COMPOSER
 
+from kdrun.config.places import CONF
 from kdrun.config.sweep import jobs
 
 EXPERIMENTS = COMPOSER.options.names("experiment")
@@ -90,3 +93,36 @@ def test_exactly_the_impossible_claims_are_marked_implausible() -> None:
     tiny = {(f"fmnist_{name}", "mlp_32") for name in ("kd_t10", "kd_t10_asrun", "student_alone")}
     lenets = {("lenet_cifar10", "lenet5"), ("lenet_kd_cifar10", "lenet5"), ("zskd_fmnist", "lenet5")}
     assert marked == tiny | lenets
+
+
+FILES = sorted((CONF / "experiment").glob("*.yaml"))
+
+
+def raw(path: Path) -> dict[Any, Any]:
+    """What a file says, and nothing of what it builds on."""
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(content, dict)
+    return content
+
+
+def built_on(path: Path) -> list[str]:
+    return [each for each in raw(path).get("defaults", []) if isinstance(each, str)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_an_experiment_restates_no_default(path: Path) -> None:
+    content, root = raw(path), raw(CONF / "train.yaml")
+    options = {
+        f"override /{key}": value for each in root["defaults"] if isinstance(each, dict) for key, value in each.items()
+    }
+    assert "claims" not in content or content["claims"]
+    if not built_on(path):  # what it builds on may have said otherwise
+        assert {key for key in content if key in root and content[key] == root[key]} == set()
+        overrides = [pair for each in content.get("defaults", []) for pair in each.items()]
+        chosen = {key.removeprefix("override /"): value for key, value in overrides}
+        assert {key for key in chosen if options.get(key) == chosen[key]} == set()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem[0] == "_"], ids=lambda path: path.stem)
+def test_a_base_file_is_built_on_more_than_once(path: Path) -> None:
+    assert sum(path.stem in built_on(other) for other in FILES) > 1

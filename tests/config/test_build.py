@@ -116,7 +116,7 @@ def test_fields_inherited_by_a_data_class_are_checked_too():
         ("kdrunner.Loss", "'kdrunner.Loss' is not under"),
         ("kdrun.train.schedules.math", "'kdrun.train.schedules.math' is not a class"),
         ("kdrun.train.schedules.Sequence", "'kdrun.train.schedules.Sequence' is not under"),
-        ("kdrun.train.schedules.Cosin", "no 'Cosin' in kdrun.schedules; did you mean 'Cosine'?"),
+        ("kdrun.train.schedules.Cosin", "no 'Cosin' in kdrun.train.schedules; did you mean 'Cosine'?"),
         ("kdrun.nowhere.Cosine", "cannot import 'kdrun.nowhere.Cosine'"),
         ("kdrun", "'kdrun' does not name a class"),
         (None, "null does not name a class"),
