@@ -1,6 +1,6 @@
 """kdrun: the knowledge-distillation lab that fits in one command.
 
-As a library: ``distill`` trains one's own modules on one's own tensors; docs/library.md shows how.
+As a library: ``distill`` trains your own modules on your own tensors; docs/library.md shows how.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from kdrun.data.tensors import Tensors
     from kdrun.errors import KdrunError
     from kdrun.library import Distilled, distill
-    from kdrun.methods.base import Method
+    from kdrun.methods.base import Method, Teacherless
     from kdrun.methods.fitnets import FitNets
     from kdrun.methods.kd import KD
     from kdrun.methods.scratch import Scratch
     from kdrun.train.taps import Renormalized, Tapped
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "KD",
@@ -31,6 +31,7 @@ __all__ = [
     "Scratch",
     "Source",
     "Tapped",
+    "Teacherless",
     "Tensors",
     "distill",
 ]
@@ -40,13 +41,13 @@ HOMES = {
     "kdrun.data.tensors": ["Tensors"],
     "kdrun.errors": ["KdrunError"],
     "kdrun.library": ["Distilled", "distill"],
-    "kdrun.methods.base": ["Method"],
+    "kdrun.methods.base": ["Method", "Teacherless"],
     "kdrun.methods.fitnets": ["FitNets"],
     "kdrun.methods.kd": ["KD"],
     "kdrun.methods.scratch": ["Scratch"],
     "kdrun.train.taps": ["Renormalized", "Tapped"],
 }
-"""Where these names live: imported when they are asked for, since ``kdrun --help`` must not wait for torch."""
+"""The modules of these names; each is imported at the first use of its name, so that ``kdrun --help`` is fast."""
 
 
 def __getattr__(name: str) -> Any:

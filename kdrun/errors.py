@@ -1,12 +1,12 @@
-"""What can go wrong for a user: one line that names the key or the file, and an exit code."""
+"""Errors that a user can fix: each has an exit code and one line that names the key or the file."""
 
 
 class KdrunError(Exception):
-    """A fault that the user can mend.
+    """An error that the user can fix.
 
     Args:
-        where: the key (``method.temperature``) or the file that is at fault.
-        what: what is wrong with it and the way out, in one line.
+        where: the key (``method.temperature``) or the file with the error.
+        what: the error and the way out, in one line.
     """
 
     exit_code = 1
@@ -18,39 +18,39 @@ class KdrunError(Exception):
 
 
 class TrainingError(KdrunError):
-    """Training failed: a loss that is not finite, or no memory left."""
+    """Training failed: a loss or a weight is not finite, or there is not enough memory."""
 
 
 class ConfigError(KdrunError):
-    """A key that does not exist, or a value that it does not take."""
+    """A key does not exist, or does not take the value."""
 
     exit_code = 2
 
 
 class InputError(KdrunError):
-    """A data set or a checkpoint that is missing or unfit."""
+    """A data set or a checkpoint is missing or cannot be used."""
 
     exit_code = 3
 
 
 class WriteError(KdrunError):
-    """A place that cannot be written to."""
+    """A file or a folder cannot be written to."""
 
     exit_code = 4
 
 
 class InUseError(KdrunError):
-    """A run folder that another process is working in."""
+    """Another process is working in the run folder."""
 
     exit_code = 5
 
 
 class Interrupted(KdrunError):
-    """A signal asked the run to stop; what it had is saved.
+    """A signal stopped the run; its state is saved.
 
     Args:
-        signum: the signal's number.
-        where: what was being trained.
+        signum: the number of the signal.
+        where: what the run was doing.
     """
 
     def __init__(self, signum: int, where: str) -> None:

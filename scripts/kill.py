@@ -56,14 +56,14 @@ def attempt(out: Path, fault: str, save_seconds: float) -> tuple[int, Counter[st
 
 def outcome(out: Path) -> dict[str, str]:
     """Returns the sha256 of all weights, and of all metrics but for the times."""
-    found = {}
+    digests = {}
     for path in sorted([*out.rglob("*.safetensors"), *out.rglob("metrics.jsonl")]):
         content = path.read_bytes()
         if path.suffix == ".jsonl":
             rows = [json.loads(line) for line in content.splitlines()]
             content = json.dumps([{k: v for k, v in row.items() if k not in TIMES} for row in rows]).encode()
-        found[str(path.relative_to(out))] = hashlib.sha256(content).hexdigest()
-    return found
+        digests[str(path.relative_to(out))] = hashlib.sha256(content).hexdigest()
+    return digests
 
 
 def main_() -> int:

@@ -48,12 +48,12 @@ def idx_files(train: int = 30, test: int = 10) -> dict[str, bytes]:
 def batch(count: int, start: int = 0, protocol: int = 2, **changes: Any) -> bytes:
     """A CIFAR-10 batch."""
     draw = np.random.default_rng(start)
-    found = {
+    content = {
         "data": draw.integers(0, 256, (count, 3072), dtype=np.uint8),
         "labels": [(start + place) % 10 for place in range(count)],
         "filenames": ["a.png"] * count,
     }
-    return pickle.dumps({**found, **changes}, protocol=protocol)
+    return pickle.dumps({**content, **changes}, protocol=protocol)
 
 
 def cifar_files(**changes: bytes) -> dict[str, bytes]:

@@ -65,10 +65,10 @@ def test_every_command_of_the_guide_runs(
             runpy.run_path(words[0])
         else:
             assert main([*words, *(QUICK if "ls" not in words else [])]) == 0, f"{line}\n{capsys.readouterr().err}"
-    said = capsys.readouterr().out
-    assert "teacher torchvision from teacher.pth: top1" in said
-    assert "teacher mlp_100 from outputs/first/student.safetensors: top1" in said
-    assert "One convolution of my own" in said
+    out = capsys.readouterr().out
+    assert "teacher torchvision from teacher.pth: top1" in out
+    assert "teacher mlp_100 from outputs/first/student.safetensors: top1" in out
+    assert "One convolution of my own" in out
     assert {path.name for path in Path("outputs/grid").glob("*_*")} == {
         "0_kd_seed=0",
         "1_kd_seed=1",
@@ -85,8 +85,8 @@ def test_every_key_that_the_guide_names_in_passing_is_taken(compose: Callable[..
 
 
 def test_what_the_guide_says_of_packages_is_what_kdrun_asks_for() -> None:
-    (shown,) = [code for _, kind, code in BLOCK.findall(GUIDE) if kind == "toml"]
-    assert list(tomllib.loads(shown)["project"]["entry-points"]) == ["kdrun.conf"]
+    (block,) = [code for _, kind, code in BLOCK.findall(GUIDE) if kind == "toml"]
+    assert list(tomllib.loads(block)["project"]["entry-points"]) == ["kdrun.conf"]
     assert "kdrun.conf" in str(OwnConf.__doc__)
 
 
@@ -118,7 +118,7 @@ def printed() -> set[str]:
 SAYS = printed()
 
 
-def said(part: str) -> bool:
+def is_printed(part: str) -> bool:
     """Whether the code can print ``part``: it lies in a string, or is an end of one, whole ones, a beginning of one."""
     if any(part in string for string in SAYS):
         return True
@@ -134,10 +134,10 @@ def said(part: str) -> bool:
 
 def missing(message: str) -> list[str]:
     """Returns the parts of a message, between what is named ``<so>`` because it differs, that the code cannot print."""
-    return [part for part in re.split(r"<[^>]*>", message) if not said(part)]
+    return [part for part in re.split(r"<[^>]*>", message) if not is_printed(part)]
 
 
-def test_a_message_that_the_code_does_not_print_is_found_out() -> None:
+def test_a_message_that_the_code_does_not_print_is_noticed() -> None:
     assert missing("name: <name> is taken; choose another, or go on with resume=<folder>") == []
     assert missing("name: <name> is gone; choose another") == [" is gone; choose another"]
     assert missing("name: <name> is taken; choose one more") == [" is taken; choose one more"]

@@ -37,12 +37,12 @@ def anchors(text: str) -> set[str]:
 COMMANDS = sorted({command for path in [PAGE, *LOGS] for command in commands(path.read_text("utf-8"))})
 
 
-def test_commands_are_found_in_blocks_over_several_lines_and_between_backticks() -> None:
+def test_commands_are_read_from_blocks_and_from_backticks() -> None:
     text = "`kdrun train\nseed=1` and\n\n```sh\nkdrun -m a=1 \\\n  b=2\nkdrun ls\n```\n\n`kdrun train c=3`\n"
     assert commands(text) == ["kdrun -m a=1 b=2", "kdrun train seed=1", "kdrun train c=3"]
 
 
-def test_there_is_a_log_of_each_report_and_a_command_for_each_of_their_systems() -> None:
+def test_each_report_has_a_log_with_the_commands_of_its_systems() -> None:
     assert [path.stem for path in LOGS] == ["main", *(f"report-{number}" for number in range(1, 6))]
     assert all(commands(path.read_text("utf-8")) for path in LOGS)
     assert len(COMMANDS) > 100

@@ -74,7 +74,14 @@ def test_a_wheel_from_the_checkout_equals_that_from_the_sdist(wheel: Path, backe
 
 
 def test_the_published_sources_hold_what_their_tests_read(sdist: Path) -> None:
-    for name in ("docs/library.md", "docs/bring-your-own.md", "CONTRIBUTING.md", "scripts/kill.py", "tests/tiny.py"):
+    for name in (
+        "docs/library.md",
+        "docs/records.md",
+        "docs/bring-your-own.md",
+        "CONTRIBUTING.md",
+        "scripts/kill.py",
+        "tests/tiny.py",
+    ):
         assert (sdist / name).read_bytes() == (ROOT / name).read_bytes()
 
 
@@ -107,6 +114,6 @@ def test_the_installed_wheel_trains_from_any_folder(site: Path, tmp_path: Path) 
         "device=cpu",
         "name=first",
     ]
-    said = called(str(site / "bin" / "kdrun"), *words, cwd=tmp_path, PYTHONPATH=str(site))
-    assert "run folder" in said
+    printed = called(str(site / "bin" / "kdrun"), *words, cwd=tmp_path, PYTHONPATH=str(site))
+    assert "run folder" in printed
     assert (tmp_path / "outputs/first/student.safetensors").is_file()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import reduce
 from pathlib import Path
@@ -15,7 +15,7 @@ from kdrun.config.compose import Composer
 from kdrun.core.experiment import Experiment
 from kdrun.data.splits import Data
 from kdrun.errors import Interrupted
-from kdrun.run import assembly
+from kdrun.run.assembly import Assembly, assemble, teach
 from kdrun.train.runtime import Interrupt, Runtime
 from kdrun.train.stage import Batch, Scores, Stage, State
 
@@ -53,12 +53,13 @@ def setting(config: dict[str, Any], key: str) -> Any:
 
 def experiment(out: Path, *overrides: str) -> Experiment:
     """The experiment of a tiny run, its teacher trained where the method needs one."""
-    made = config(out, *overrides)
-    source = assembly.dataset(made)
-    wanted = made["teacher"] if assembly.method(made, source).needs_teacher else None
-    runtime = Runtime.of(made, Interrupt())
-    exp = assembly.assemble(made, Data.read(source), runtime, lambda *heard: None, lambda line: None)
-    return assembly.teach(exp, wanted)
+    pieces = assembled(config(out, *overrides))
+    return teach(pieces.on(Data.read(pieces.exp.data.source)), pieces.teacher)
+
+
+def assembled(config: dict[str, Any], notice: Callable[[str], None] = lambda line: None) -> Assembly:
+    """The pieces of a run, on noise."""
+    return assemble(config, Runtime.of(config, Interrupt()), lambda *row: None, notice)
 
 
 class Memory:
@@ -124,4 +125,4 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-__all__ = ["Batches", "Interrupted", "Memory", "config", "copied", "experiment", "same", "setting"]
+__all__ = ["Batches", "Interrupted", "Memory", "assembled", "config", "copied", "experiment", "same", "setting"]

@@ -1,4 +1,4 @@
-"""The command line: words in, one exit code out."""
+"""The command line: runs a command and returns its exit code."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from kdrun.errors import ConfigError, KdrunError
 
 COMMANDS = {
     "train": "train a student: the default where the first word is an override or a flag",
-    "report": "compare runs: tables of measured beside claimed, costs, loss curves",
+    "report": "compare runs: tables of measured and claimed scores, costs, loss curves",
     "ls": "list the options of a group, or of all",
 }
-"""Each is a module of this package with ``main(argv) -> int``, imported when it is asked for."""
+"""Each is a module of this package with ``main(argv) -> int``, imported when it is used."""
 
 
 def script() -> None:
-    """Runs the command line of this process and ends it."""
+    """Runs the command line of this process, then ends the process with its exit code."""
     sys.exit(main())
 
 
@@ -30,14 +30,14 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code; never raises.
 
     Codes: 0 done, 1 training failed, 2 config, 3 input file, 4 cannot write, 5 run folder in use, 128 + n signal n. An
-    error is one line on stderr; its traceback is added where the environment has ``HYDRA_FULL_ERROR=1``.
+    error is printed as one line on stderr; its traceback is added if the environment has ``HYDRA_FULL_ERROR=1``.
 
     Args:
-        argv: the words after the program's name; those of this process where None.
+        argv: the arguments of the command line; those of this process if None.
     """
     try:
         code = dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()  # here: a reader that left, as `head` does, must not end in a traceback at exit
+        sys.stdout.flush()  # here, so that a closed pipe (`| head`) does not cause a traceback at exit
         return code
     except BrokenPipeError:
         with suppress(OSError, ValueError):
@@ -51,13 +51,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def dispatch(argv: list[str]) -> int:
-    """Runs the command that ``argv`` begins with, ``train`` where it begins with none.
+    """Runs the command that ``argv`` begins with; ``train`` if it begins with an override or a flag.
 
     Raises:
         ConfigError: if the first word is no command, no override and no flag.
     """
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # an installed script would not find the user's own classes
+        sys.path.insert(0, os.getcwd())  # without it, an installed script does not find the user's own classes
     if "--version" in argv:
         print(f"kdrun {__version__}")
         return 0
@@ -80,9 +80,9 @@ def complain(fault: Exception, job: str = "", traced: str | None = None) -> int:
     """Prints ``fault`` in one line on stderr and returns its exit code.
 
     Args:
-        fault: what went wrong.
-        job: which job of a sweep it was.
-        traced: "1" where its traceback is wanted too; as the environment says where None.
+        fault: the error.
+        job: the name of the job of a sweep; empty for a single run.
+        traced: "1" to print the traceback too; the value of ``HYDRA_FULL_ERROR`` if None.
     """
     if (os.environ.get("HYDRA_FULL_ERROR") if traced is None else traced) == "1":
         traceback.print_exception(fault)

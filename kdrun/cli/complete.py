@@ -1,4 +1,4 @@
-"""Completion by the tab key: Hydra's own, taught that commands and flags may stand among the overrides."""
+"""Completion by the tab key: that of Hydra for overrides, with the commands and flags of kdrun added."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from kdrun.config.root import GROUPS
 
 
 def main(argv: list[str]) -> int:
-    """Prints what completes the line in ``COMP_LINE``, or with ``install=SHELL`` what to evaluate for that."""
+    """Prints the completions of the line in ``COMP_LINE``; with ``install=SHELL``, the script that installs them."""
     parser = Parser(add_help=False)
     parser.add_argument("-sc", "--shell-completion", action="store_true")
     parser.add_argument("what", nargs="*")
-    asked = parser.parse_intermixed_args(argv)
-    if not any(word.startswith("query=") for word in asked.what):
-        return launch(print, ["--shell-completion", *asked.what])
-    with suppress(Exception):  # whoever is still typing has no use for one, whatever it is
-        return complete(os.environ.get("COMP_LINE", ""), asked.what)
+    args = parser.parse_intermixed_args(argv)
+    if not any(word.startswith("query=") for word in args.what):
+        return launch(print, ["--shell-completion", *args.what])
+    with suppress(Exception):  # an error message would disturb a user who is still typing
+        return complete(os.environ.get("COMP_LINE", ""), args.what)
     return 0
 
 
 def complete(line: str, query: list[str]) -> int:
-    """Prints what the last word of ``line`` may become.
+    """Prints the completions of the last word of ``line``.
 
     Args:
-        line: as typed so far; the word that it ends with is empty behind a space.
-        query: what the shell asked for, in Hydra's spelling.
+        line: the line typed so far; after a space, its last word is empty.
+        query: the arguments that the shell passes to Hydra.
     """
     program, *words = line.split() if line.endswith(" ") else line.split()[:-1]
     last = "" if line.endswith(" ") else line.split()[-1]
@@ -48,12 +48,12 @@ def complete(line: str, query: list[str]) -> int:
         offer(last, re.findall(r"--[\w-]+", known().format_help()))
         return 0
     flags = parse(shlex.split(" ".join(words)))
-    overrides = [word for word in flags.overrides if " " not in word]  # such a word chooses no option
+    overrides = [word for word in flags.overrides if " " not in word]  # a word with a space chooses no option
     key, is_value, _ = last.partition("=")
     if is_value and "." in key:
         offer(last, nested(key, overrides, flags.config_dir))
         return 0
-    os.environ["COMP_LINE"] = " ".join([program, *overrides, last])  # Hydra reads no argument but this
+    os.environ["COMP_LINE"] = " ".join([program, *overrides, last])  # Hydra reads the line only from here
     return launch(print, ["--shell-completion", *query], flags.config_dir)
 
 
@@ -65,7 +65,7 @@ def nested(key: str, overrides: list[str], config_dir: Path | None) -> list[str]
 
 
 def offer(start: str, words: Iterable[str]) -> None:
-    """Prints those of ``words`` that begin with ``start``."""
+    """Prints the ``words`` that begin with ``start``."""
     for word in dict.fromkeys(words):
         if word.startswith(start):
             print(word)

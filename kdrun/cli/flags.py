@@ -1,4 +1,4 @@
-"""The flags of ``kdrun train``, before, between or after its overrides."""
+"""The flags of ``kdrun train``, which may stand before, between or after its overrides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdrun.errors import ConfigError
 
 @dataclass
 class Flags:
-    """What stood on the command line."""
+    """The flags and overrides of a command line."""
 
     overrides: list[str] = field(default_factory=list)
     help: bool = False
@@ -25,18 +25,18 @@ class Flags:
     config_dir: Path | None = None
 
     def for_hydra(self) -> list[str]:
-        """Returns the flags that Hydra itself answers, in its own spelling; none where it is not asked."""
-        asked: list[str] = []
+        """Returns the flags that Hydra itself handles, in its own spelling; an empty list if there are none."""
+        words: list[str] = []
         if self.cfg not in (None, "job") or self.package:
-            asked += ["--cfg", self.cfg or "job", *(["--package", self.package] if self.package else [])]
-            asked += ["--resolve"] if self.resolve else []
-        asked += ["--info", self.info] if self.info else []
-        asked += ["--hydra-help"] if self.hydra_help else []
-        return asked
+            words += ["--cfg", self.cfg or "job", *(["--package", self.package] if self.package else [])]
+            words += ["--resolve"] if self.resolve else []
+        words += ["--info", self.info] if self.info else []
+        words += ["--hydra-help"] if self.hydra_help else []
+        return words
 
 
 class Parser(ArgumentParser):
-    """Raises instead of ending the process."""
+    """An argument parser that raises instead of ending the process."""
 
     def error(self, message: str) -> Never:
         raise ConfigError("command line", message)
@@ -52,7 +52,7 @@ def parse(argv: list[str]) -> Flags:
 
 
 def known() -> Parser:
-    """Returns the parser that knows all flags."""
+    """Returns the parser of all flags."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     for names in (("-h", "--help"), ("-m", "--multirun"), ("--resolve",), ("--hydra-help",)):

@@ -1,4 +1,4 @@
-"""Where a new run or sweep keeps its record."""
+"""The folder of a new run or sweep."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kdrun.errors import ConfigError, WriteError
 
 
 def claim(folder: Path) -> None:
-    """Makes the folder of a sweep, so that of two sweeps begun at once one has it.
+    """Creates the folder of a sweep; if two sweeps start at once with the same name, only one of them gets it.
 
     Raises:
-        ConfigError: if it is there.
-        WriteError: if it cannot be made.
+        ConfigError: if the folder exists.
+        WriteError: if it cannot be created.
     """
     try:
         folder.mkdir(parents=True)
@@ -25,10 +25,10 @@ def claim(folder: Path) -> None:
 
 
 def new_folder(config: dict[str, Any], what: str) -> Path:
-    """Returns the folder of a new run: ``out/name``, or ``out/time_what``.
+    """Returns the folder of a new run or sweep: ``out/name``, or ``out/time_what`` if it has no name.
 
     Raises:
-        ConfigError: if the name is taken.
+        ConfigError: if there is a folder of this name that is not empty.
     """
     out = Path(config["out"])
     if config["name"] is None:

@@ -18,19 +18,19 @@ from kdrun.errors import ConfigError
 
 
 def launch(task: Callable[[Any], Any], argv: Sequence[str], config_dir: Path | None = None) -> int:
-    """Hands ``argv`` to Hydra, which calls ``task`` once for each job, here or where its launcher says.
+    """Runs Hydra on ``argv``; Hydra calls ``task`` once for each job, in this process or where its launcher runs it.
 
     Args:
-        task: of a job's config; what it returns is what an optimizing sweeper minimizes or maximizes.
+        task: called with the config of a job; returns the value that an optimizing sweeper minimizes or maximizes.
         argv: flags and overrides in Hydra's own spelling.
         config_dir: a folder of further YAML files.
 
     Returns:
-        The exit code that Hydra, or a job that was told to stop, ended with; 0 where neither did.
+        The exit code of Hydra, or of a job that was interrupted; 0 if neither ended the process.
 
     Raises:
-        ConfigError: if there is no such folder, or if Hydra cannot make sense of ``argv``, as a sweeper that cannot
-            do intervals.
+        ConfigError: if there is no such folder, or if Hydra refuses ``argv``, for example an interval for a sweeper
+            that takes none.
     """
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(task)
     try:
@@ -45,9 +45,9 @@ def launch(task: Callable[[Any], Any], argv: Sequence[str], config_dir: Path | N
 
 @contextmanager
 def handed_over(argv: list[str]) -> Iterator[None]:
-    """Lets Hydra find ``argv`` where it looks for it, and raise its errors instead of printing them.
+    """Sets ``sys.argv`` to ``argv`` for Hydra, and makes Hydra raise its errors instead of printing them.
 
-    What Hydra changes in the process is put back; it adds a handler for standard output to the root logger each time.
+    Afterwards it restores what Hydra changes: each call adds a handler for standard output to the root logger.
     """
     words, full, root = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), logging.getLogger()
     handlers, level = root.handlers[:], root.level

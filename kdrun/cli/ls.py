@@ -1,4 +1,4 @@
-"""``kdrun ls``: what there is to choose from, one line each."""
+"""``kdrun ls``: lists the options of a group, one line each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdrun.errors import ConfigError
 
 
 def main(argv: list[str]) -> int:
-    """Prints the options of the group that ``argv`` names, of every group where it names none.
+    """Prints the options of the group that ``argv`` names; those of all groups if it names none.
 
     Raises:
         ConfigError: if there is no such group.
@@ -28,20 +28,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("group", nargs="?", help=", ".join(GROUPS))
     parser.add_argument("-cd", "--config-dir", type=Path, help="a folder of further YAML files")
     parser.add_argument("-h", "--help", action="store_true", help="print this")
-    asked = parser.parse_args(argv)
-    if asked.help:
+    args = parser.parse_args(argv)
+    if args.help:
         print(parser.format_help(), end="")
-    elif asked.group is None:
-        print("\n\n".join(f"{group}\n{table(Options(asked.config_dir), group, '  ')}" for group in GROUPS))
-    elif asked.group in GROUPS:
-        print(table(Options(asked.config_dir), asked.group))
+    elif args.group is None:
+        print("\n\n".join(f"{group}\n{listing(Options(args.config_dir), group, '  ')}" for group in GROUPS))
+    elif args.group in GROUPS:
+        print(listing(Options(args.config_dir), args.group))
     else:
-        meant = did_you_mean(asked.group, GROUPS)
-        raise ConfigError(asked.group, f"no such group (have: {', '.join(GROUPS)}){meant}")
+        meant = did_you_mean(args.group, GROUPS)
+        raise ConfigError(args.group, f"no such group (have: {', '.join(GROUPS)}){meant}")
     return 0
 
 
-def table(options: Options, group: str, indent: str = "") -> str:
+def listing(options: Options, group: str, indent: str = "") -> str:
     """Returns a line for each option of ``group``: its name and the first comment of its file."""
     names = options.names(group)
     width = max(map(len, names), default=0)

@@ -1,4 +1,4 @@
-"""``resume=RUN``: the recorded config of a run, and the little that may be given with it."""
+"""``resume=RUN``: reads the recorded config of a run, and applies the few overrides that are allowed with it."""
 
 from __future__ import annotations
 
@@ -16,73 +16,81 @@ from kdrun.config.options import Options
 from kdrun.config.root import check_root
 from kdrun.config.suggest import did_you_mean
 from kdrun.config.tree import dig, dotted, has
-from kdrun.config.values import fit, show
+from kdrun.config.values import check_value, show
 from kdrun.errors import ConfigError, InputError
+from kdrun.store.format import check_format
 
 FREE = ("device", "threads")
-"""What may differ from the run that is gone on with; ``epochs`` may grow."""
+"""Keys that may differ from the resumed run; ``epochs`` may also grow."""
 
 
 def wanted(options: Options, overrides: Sequence[str]) -> str | None:
-    """Returns the folder of the run to go on with, None where ``overrides`` name none."""
-    found = None
+    """Returns the folder of the run to resume; None if ``overrides`` do not name one."""
+    run = None
     for override in map(options.parse, overrides):
         if override.key_or_group == "resume":
             if override.is_sweep_override():
                 raise ConfigError("resume", "takes one run")
-            fit(override.value(), str | None, "resume")
-            found = override.value()
-    return None if found is None else str(found)
+            check_value(override.value(), str | None, "resume")
+            run = override.value()
+    return None if run is None else str(run)
 
 
 def recorded(options: Options, run: str, overrides: Sequence[str]) -> tuple[dict[str, Any], Path, list[str]]:
-    """Returns the config, the folder and the overrides of ``run``, with those ``overrides`` that may be given anew.
+    """Returns the config, the folder and the overrides of ``run``, changed by the ``overrides`` that are allowed.
 
-    What the YAML files say by now does not matter: the run goes on with what was recorded.
+    The run resumes with its recorded config, even if the YAML files have changed since.
 
     Raises:
         InputError: if there is no such run, or its record cannot be read.
-        ConfigError: if an override says otherwise than the record; ``device``, ``threads`` and more ``epochs`` may.
+        ConfigError: if an override contradicts the record; only ``device``, ``threads`` and more ``epochs`` may differ.
     """
     folder = Path(run)
-    config, before = read(folder)
+    config, before = recorded_parts(folder)
     for override in map(options.parse, overrides):
         if override.key_or_group != "resume":
             take(config, override)
     config["resume"], config["out"] = run, place(folder, config["out"])
     check_root(config)
-    given = [override for override in overrides if not override.startswith("resume=")]
-    return config, folder, [*before, *given]
+    overriding = [override for override in overrides if not override.startswith("resume=")]
+    return config, folder, [*before, *overriding]
 
 
 def place(folder: Path, out: str) -> str:
-    """Returns where the run in ``folder`` finds trained models: its ``out``, as seen from here or from beside it.
+    """Returns the ``out`` of the run in ``folder``, where its trained models are; corrected if it has moved.
 
-    A relative ``out`` means another folder where the run is gone on with from elsewhere.
+    A relative ``out`` is another folder if the run is resumed from another working directory. Then the folder above the
+    run that holds ``models`` is used.
     """
-    around = folder.resolve().parents[:2]  # of a run, and of a job of a sweep
+    around = folder.resolve().parents[:2]  # the ``out`` of a run, and that of a job of a sweep
     if Path(out).resolve() in around:
         return out
     return next((str(other) for other in around if (other / "models").is_dir()), out)
 
 
-def read(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Returns the config and the overrides that a run's folder holds."""
+def recorded_parts(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Returns the config and the overrides recorded in the folder of a run."""
     for name in ("config.yaml", "run.json"):
         if not (folder / name).is_file():
             raise InputError("resume", f"no run in {str(folder)!r}: it has no {name}")
     try:
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
-        overrides = json.loads((folder / "run.json").read_text("utf-8"))["overrides"]
+        about = json.loads((folder / "run.json").read_text("utf-8"))
+        overrides = about["overrides"]
     except (YAMLError, ValueError, KeyError, TypeError) as fault:
         raise InputError("resume", f"the record in {str(folder)!r} cannot be read: {fault}") from fault
+    check_format(folder, about)
     if not isinstance(config, dict):
         raise InputError("resume", f"{str(folder / 'config.yaml')!r} is not the config of a run")
     return {str(key): value for key, value in config.items()}, list(overrides)
 
 
 def take(config: dict[str, Any], override: Override) -> None:
-    """Writes into ``config`` what ``override`` may change, and refuses what it may not."""
+    """Applies ``override`` to ``config`` if it is allowed.
+
+    Raises:
+        ConfigError: if the key is unknown, or the value contradicts the record.
+    """
     key = override.package or override.key_or_group
     value: Any = override.value()
     if key in RECIPES and not isinstance(value, dict):
@@ -100,7 +108,7 @@ def take(config: dict[str, Any], override: Override) -> None:
 
 
 def same(before: Any, value: Any) -> bool:
-    """Whether ``value``, as given in an override, says what was recorded; a node is named by its option."""
+    """Whether the ``value`` of an override equals the recorded one; a node is compared by the name of its option."""
     if isinstance(before, dict) and isinstance(value, str):
         return before.get("name") == value
     if isinstance(before, list) and isinstance(value, list):

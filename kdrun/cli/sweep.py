@@ -1,4 +1,4 @@
-"""``kdrun train -m``: every job checked before the first, one run each, a table at the end."""
+"""``kdrun train -m``: checks all jobs, runs them one by one, and prints a table at the end."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from kdrun.config.sweep import check_jobs, for_all, jobs, params
 from kdrun.errors import ConfigError, Interrupted
 
 BESIDE = ("seed", "epochs", "name", "optimizer", "schedule")
-"""Keys that a rehearsal does not depend on: a sweep over rates need not be rehearsed rate by rate."""
+"""Keys that a rehearsal does not depend on: a sweep over learning rates needs only one rehearsal."""
 
 
 def run_sweep(composer: Composer, flags: Flags) -> int:
-    """Runs the jobs, writes the leaderboard and returns the exit code: the least of the jobs that failed.
+    """Runs the jobs, writes the leaderboard and returns the exit code: the lowest of the failed jobs.
 
     Raises:
-        ConfigError: before job 0, if any job's config is at fault.
+        ConfigError: before job 0, if the config of any job has an error.
     """
-    from kdrun.run.assembly import check_nodes  # here: a faulty sweep is refused without waiting for torch
+    from kdrun.run.assembly import check_nodes  # here, so that earlier errors do not wait for torch
 
     configs = check_jobs(composer, jobs(composer, flags.overrides), check_nodes)
     folder = new_folder(configs[0], "sweep").absolute()
     if not configs[0]["dry_run"]:
-        rehearse(configs)
+        rehearse_jobs(configs)
         claim(folder)
     spelled = composer.options.spell(flags.overrides)
     codes: list[int] = []
@@ -46,17 +46,17 @@ def run_sweep(composer: Composer, flags: Flags) -> int:
     stopped = launch(task, ["-m", *words, f"hydra.sweep.dir={quoted(str(folder))}"], flags.config_dir)
     if configs[0]["dry_run"]:
         return stopped or min(codes, default=0)
-    from kdrun.report.leaderboard import write
+    from kdrun.report.leaderboard import write_leaderboard
 
-    failed = write(folder)  # also of a sweep that was stopped: what is done is done
+    failed = write_leaderboard(folder)  # also of a stopped sweep, for the jobs that are done
     return stopped or min(codes, default=int(failed > 0))
 
 
-def rehearse(configs: Sequence[dict[str, Any]]) -> None:
-    """Goes through the stages of every job once, on noise; of jobs that differ in ``BESIDE`` alone, of one.
+def rehearse_jobs(configs: Sequence[dict[str, Any]]) -> None:
+    """Rehearses every job; jobs that differ only in the keys ``BESIDE`` are rehearsed once.
 
     Raises:
-        ConfigError: of the first job that is at fault, saying how many others are so too.
+        ConfigError: that of the first job with an error, with the number of other jobs that have one.
     """
     known: dict[str, ConfigError | None] = {}
 
@@ -64,44 +64,44 @@ def rehearse(configs: Sequence[dict[str, Any]]) -> None:
         kind = json.dumps({key: config[key] for key in config if key not in BESIDE}, sort_keys=True, default=str)
         if kind not in known:
             known[kind] = fault(config)
-        if found := known[kind]:
-            raise found
+        if refusal := known[kind]:
+            raise refusal
 
     for_all(check, configs)
 
 
 def fault(config: dict[str, Any]) -> ConfigError | None:
-    """Returns what a rehearsal finds wrong in ``config``."""
+    """Returns the error that a rehearsal finds in ``config``; None if there is none."""
     import torch
 
-    from kdrun.run.assembly import tried
+    from kdrun.run.assembly import assemble
     from kdrun.train.runtime import Runtime
 
     try:
-        tried(config, Runtime(torch.device("cpu")), lambda *heard: None, lambda line: None)
-    except ConfigError as found:
-        return found
+        assemble(config, Runtime(torch.device("cpu")), lambda *row: None, lambda line: None).rehearse()
+    except ConfigError as refusal:
+        return refusal
     return None
 
 
 def job(
     folder: Path, spelled: Sequence[str], keys: Sequence[str], config_dir: Path | None, codes: list[int]
 ) -> Callable[[Any], float]:
-    """Returns what Hydra calls for each job: one run, whose failure does not stop the others.
+    """Returns the function that Hydra calls for each job: one run, whose failure does not stop the other jobs.
 
     Args:
-        folder: of the sweep.
-        spelled: its overrides, before they were forced on Hydra.
-        keys: what differs among its jobs.
+        folder: the folder of the sweep.
+        spelled: the overrides of the sweep, before ``forced`` changes them.
+        keys: the keys that differ between its jobs.
         config_dir: a folder of further YAML files.
-        codes: where the exit codes of failed jobs are added; those of jobs in other processes are not.
+        codes: a list that gets the exit codes of failed jobs, except those of jobs in other processes.
     """
-    traced = os.environ.get("HYDRA_FULL_ERROR", "0")  # as the user set it: launch() sets it too
+    traced = os.environ.get("HYDRA_FULL_ERROR", "0")  # the user's value, before launch() changes it
 
     def train(cfg: Any) -> float:
         words = list(HydraConfig.get().overrides.task)
         overrides = [word.removeprefix("++") if word.removeprefix("++") in spelled else word for word in words]
-        label = f"{HydraConfig.get().job.num}_{described(overrides, keys)}".rstrip("_")
+        label = f"{HydraConfig.get().job.num}_{job_label(overrides, keys)}".rstrip("_")
         try:
             from kdrun.run.run import run
 
@@ -117,10 +117,10 @@ def job(
 
 
 def forced(options: Options, word: str) -> str:
-    """Returns an override as Hydra takes it whatever is there: all of them have been checked, job by job.
+    """Returns a plain override as ``++KEY=VALUE``, which Hydra accepts whether or not the key exists; others unchanged.
 
-    Hydra itself composes once without what is swept over, where ``student.width=16`` may be a key of no student, and
-    refuses ``+`` for a key that is there already.
+    The overrides of every job have been checked already. Hydra composes once more without the swept keys, where
+    ``student.width=16`` may not be a key of the student, and refuses ``+`` for a key that exists.
     """
     override = options.parse(word)
     plain = not (is_choice(override) or override.is_sweep_override() or override.is_delete())
@@ -128,14 +128,14 @@ def forced(options: Options, word: str) -> str:
 
 
 def varying(composer: Composer, spelled: Sequence[str]) -> list[str]:
-    """Returns the keys that have several values, those that a file sweeps over among them."""
+    """Returns the keys that have several values, including those that a YAML file sweeps over."""
     parsed = [composer.options.parse(override) for override in spelled]
     overrides = [*params(composer, parsed), *parsed]
     return [override.get_key_element() for override in overrides if override.is_sweep_override()]
 
 
-def described(overrides: Sequence[str], keys: Sequence[str]) -> str:
-    """Returns what sets a job apart as part of a folder's name: ``kd_seed=1``."""
+def job_label(overrides: Sequence[str], keys: Sequence[str]) -> str:
+    """Returns the overrides that differ between jobs, as a part of the name of a folder: ``kd_seed=1``."""
     parts = []
     for key, _, value in (override.partition("=") for override in overrides):
         if key in keys:

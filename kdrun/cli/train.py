@@ -1,4 +1,4 @@
-"""``kdrun train``: one run, a sweep of runs, or a look at what would be run."""
+"""``kdrun train``: starts one run or a sweep, or prints the config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kdrun.errors import ConfigError
 
 
 def main(argv: list[str]) -> int:
-    """Does what ``argv`` asks for and returns the exit code.
+    """Runs ``kdrun train`` with the arguments ``argv`` and returns the exit code.
 
     Raises:
         KdrunError: before or while training.
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         return launch(print, [*flags.for_hydra(), *flags.overrides], flags.config_dir)
     composer = Composer(flags.config_dir)
     if flags.cfg:
-        return show(composer, flags)
+        return print_config(composer, flags)
     resumed = wanted(composer.options, flags.overrides)
     if is_sweep(composer, flags):
         if resumed:
@@ -45,14 +45,14 @@ def main(argv: list[str]) -> int:
         overrides = flags.overrides
         config = composer.compose(overrides)
         folder = new_folder(config, f"{config['dataset']['name']}_{config['method']['name']}")
-    from kdrun.run.run import run  # here: whatever is at fault so far is said without waiting for torch
+    from kdrun.run.run import run  # here, so that earlier errors do not wait for torch
 
     run(config, folder, overrides)
     return 0
 
 
-def show(composer: Composer, flags: Flags) -> int:
-    """Prints the config that would be run, ``${...}`` as written unless it is to be resolved."""
+def print_config(composer: Composer, flags: Flags) -> int:
+    """Prints the composed config; ``${...}`` is kept unless ``--resolve`` is given."""
     config = composer.compose(flags.overrides)
     cfg = OmegaConf.create(config) if flags.resolve else composer.merge(flags.overrides)[0]
     sys.stdout.write(OmegaConf.to_yaml(cfg))
@@ -60,7 +60,7 @@ def show(composer: Composer, flags: Flags) -> int:
 
 
 def is_sweep(composer: Composer, flags: Flags) -> bool:
-    """Whether ``-m`` stood there, or a file says that it is a sweep."""
+    """Whether ``-m`` is given, or a chosen YAML file makes the run a sweep."""
     if flags.multirun:
         return True
     options = composer.options

@@ -1,4 +1,4 @@
-"""``kdrun --help`` and ``kdrun train --help``."""
+"""The texts of ``kdrun --help`` and ``kdrun train --help``."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ flags (anywhere on the line):
   -m, --multirun      run every combination of the values given: seed=0,1,2 or seed=range(3)
   --cfg job           print the config and stop; with --resolve, without ${...}
   --config-dir DIR    look for YAML files there too (conf/ of the working directory is always looked in)
-  --info WHAT         how the config came about: searchpath, defaults, defaults-tree, plugins, config, all
+  --info WHAT         how the config is composed: searchpath, defaults, defaults-tree, plugins, config, all
   --hydra-help        Hydra's own flags
   --shell-completion install=bash   prints what to eval for completion by the tab key
   -h, --help          print this"""
 
 
 def main(argv: list[str]) -> int:
-    """Prints what ``kdrun`` can do."""
+    """Prints the help of ``kdrun``."""
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
     print(
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 
 def train_usage(config_dir: Path | None) -> str:
-    """Returns what ``kdrun train`` takes: groups, keys with their defaults, flags, examples."""
+    """Returns the help of ``kdrun train``: groups, keys with their defaults, flags, examples."""
     usage = "usage: kdrun train [FLAGS] [GROUP=OPTION ...] [KEY=VALUE ...]"
     more = (
         "Keys of what was chosen follow its group: optimizer.lr=0.1 method.temperature=2 teacher.recipe.epochs=5;\n"
@@ -58,7 +58,7 @@ def train_usage(config_dir: Path | None) -> str:
 
 
 def groups(options: Options) -> str:
-    """Returns the options of each group, folded where there are many."""
+    """Returns the options of each group, at most eight of them."""
     lines = []
     for group in GROUPS:
         names = options.names(group)
@@ -68,19 +68,19 @@ def groups(options: Options) -> str:
 
 
 def keys() -> str:
-    """Returns the keys of the root with their defaults, what they take, and what the shipped file says of them."""
+    """Returns the keys of the root with their defaults, ranges, and comments from the shipped train.yaml."""
     hints = get_type_hints(Root, include_extras=True)
     lines = []
     for line in (CONF / "train.yaml").read_text("utf-8").splitlines():
-        found = re.fullmatch(r"(\w+): (\S+)\s*(?:# (.*))?", line)
-        if found and found[1] in hints:
-            about = "  ".join(filter(None, (taken(hints[found[1]]), found[3])))
-            lines.append(f"  {found[1] + '=' + found[2]:20}  {about}".rstrip())
+        match = re.fullmatch(r"(\w+): (\S+)\s*(?:# (.*))?", line)
+        if match and match[1] in hints:
+            about = "  ".join(filter(None, (taken(hints[match[1]]), match[3])))
+            lines.append(f"  {match[1] + '=' + match[2]:20}  {about}".rstrip())
     return "keys (KEY=VALUE), with their defaults:\n" + "\n".join(lines)
 
 
 def taken(hint: Any) -> str:
-    """Returns what a value may be, where a few characters can say it."""
+    """Returns the range of a value; an empty string if it is not short."""
     if get_origin(hint) is Annotated:
         return next((mark for mark in get_args(hint)[1:] if isinstance(mark, str)), "")
     return "true or false" if hint is bool else ""

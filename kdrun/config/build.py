@@ -1,159 +1,209 @@
-"""From a checked node of a config to the object whose class its ``_target_`` names."""
+"""Checks the nodes of a config, and builds the objects whose classes they name in ``_target_``."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import is_dataclass
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any, get_args, get_origin, get_type_hints
 
+from kdrun.config.nodes import MODEL_ONLY
 from kdrun.config.optimizers import check_optimizer, is_optimizer
 from kdrun.config.suggest import did_you_mean
-from kdrun.config.values import fit, show
+from kdrun.config.values import check_value, show
 from kdrun.errors import ConfigError
 
 ALLOWED = ("kdrun", "torch.optim", "torchvision")
-"""Packages whose classes a node may name: a config from elsewhere must not run what it likes."""
+"""Packages whose classes a node may name: a config from another person must not run arbitrary code."""
 
 VARIADIC, KEYWORDS = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 NAME = frozenset({"name"})
 MODEL = frozenset({"name", "taps"})
-TEACHER = MODEL | {"seed", "checkpoint", "mean", "std", "recipe"}
-"""Keys that a node carries beside the arguments of its class, to be given as ``drop``."""
+TEACHER = MODEL_ONLY
+"""Keys of a node that are not arguments of its class, to be passed as ``drop``."""
 
 
-def check(
-    node: Mapping[str, Any],
-    where: str,
-    given: Collection[str] | None = (),
-    trust: Collection[str] = (),
-    drop: Collection[str] = NAME,
-) -> None:
-    """Refuses a ``node`` that its class would not take; builds nothing but a torch optimizer of one parameter.
+class Builder:
+    """Checks nodes and builds the objects that they name; it knows which packages this run trusts.
 
     Args:
-        node: ``_target_`` and the arguments of what it names; nested nodes are checked too.
-        where: its dotted key, for errors.
-        given: names of the arguments that code will add; None where code may add any that is missing.
-        trust: packages beside ``ALLOWED`` whose classes it may name.
-        drop: its keys that are no arguments.
-
-    Raises:
-        ConfigError: if the target is not allowed or not there; if a key is unknown, missing, of the wrong type or
-            out of range. The message names the full key.
+        trust: further packages, besides ``ALLOWED``, whose classes a node may name.
     """
-    made = target(node, where, trust)
-    values = {key: value for key, value in node.items() if key != "_target_" and key not in drop}
-    if is_optimizer(made):
-        given = None if given is None else ("params", *given)
-    _check_keys(values, made, where, given)
-    hints = hints_of(made)
-    for key, value in values.items():
-        _check_value(value, hints.get(key, Any), f"{where}.{key}", trust)
-    if is_optimizer(made):
-        check_optimizer(made, values, where)
+
+    def __init__(self, trust: Collection[str] = ()) -> None:
+        self.trust = tuple(trust)
+        self._checked: set[str] = set()
+
+    def check(
+        self, node: Mapping[str, Any], where: str, supplied: Collection[str] | None = (), drop: Collection[str] = NAME
+    ) -> None:
+        """Refuses a ``node`` that its class would not accept; it builds only torch optimizers, with one parameter.
+
+        Args:
+            node: ``_target_`` and the arguments of the class that it names; nested nodes are checked too.
+            where: the dotted key of ``node``, for errors.
+            supplied: names of the arguments that code will add; None if code may add any missing argument.
+            drop: keys of ``node`` that are not arguments.
+
+        Raises:
+            ConfigError: if the target is not allowed or does not exist; if a key is unknown, missing, of the wrong type
+                or out of range. The message names the full key.
+        """
+        target = self.target(node, where)
+        values = {key: value for key, value in node.items() if key != "_target_" and key not in drop}
+        if supplied is not None:
+            supplied = sorted({*supplied, *(["params"] if is_optimizer(target) else [])})
+        known = repr((node["_target_"], values, supplied))
+        if known not in self._checked:
+            self._check(values, target, where, supplied)
+            self._checked.add(known)
+
+    def _check(
+        self, values: Mapping[str, Any], target: Callable[..., Any], where: str, supplied: Collection[str] | None
+    ) -> None:
+        _check_keys(values, target, where, supplied)
+        hints = hints_of(target)
+        for key, value in values.items():
+            self._check_value(value, hints.get(key, Any), f"{where}.{key}")
+        if is_optimizer(target):
+            check_optimizer(target, values, where)
+
+    def _check_value(self, value: Any, hint: Any, where: str) -> None:
+        if isinstance(hint, Unreadable):
+            raise ConfigError(where, hint.why)
+        if is_node(value):
+            self.check(value, where, None if _wants_dict(hint) else (), MODEL)
+        elif isinstance(value, list) and any(is_node(item) for item in value):
+            for number, item in enumerate(value):
+                self._check_value(item, hint, f"{where}[{number}]")
+        else:
+            check_value(value, hint, where)
+
+    def build(self, node: Mapping[str, Any], *args: Any, where: str, drop: Collection[str] = NAME, **more: Any) -> Any:
+        """Builds the object that ``node`` names, from ``args``, the values of ``node`` and ``more``.
+
+        Nested nodes are built first. A nested node stays a dict if the signature requires a dict: the class then builds
+        it later, with arguments that only the class knows.
+
+        Args:
+            node: ``_target_`` and the arguments of the class that it names.
+            args: the first arguments, in order.
+            where: the dotted key of ``node``, for errors.
+            drop: keys of ``node`` that are not arguments.
+            more: further arguments by name.
+
+        Raises:
+            ConfigError: as ``check`` does, and if the class itself raises a ValueError or, outside kdrun, a TypeError.
+        """
+        target = self.target(node, where)
+        first = list(inspect.signature(target).parameters)[: len(args)]
+        self.check(node, where, [*first, *more], drop)
+        hints = hints_of(target)
+        values = {
+            key: self._built(value, hints.get(key, Any), f"{where}.{key}")
+            for key, value in node.items()
+            if key != "_target_" and key not in drop
+        }
+        try:
+            return target(*args, **{**values, **more})
+        except (ValueError, TypeError) as fault:
+            if isinstance(fault, TypeError) and str(node["_target_"]).startswith("kdrun."):
+                raise  # its signature was checked, so this is a bug of kdrun; other classes may pass **kwargs on
+            raise ConfigError(where, str(fault)) from fault
+
+    def _built(self, value: Any, hint: Any, where: str) -> Any:
+        if is_node(value) and not _wants_dict(hint):
+            return self.build(value, where=where, drop=MODEL)
+        if isinstance(value, list) and not _wants_dict(hint):
+            return [self._built(item, hint, f"{where}[{number}]") for number, item in enumerate(value)]
+        return value
+
+    def target(self, node: Mapping[str, Any], where: str) -> Callable[..., Any]:
+        """Returns the class or function that ``node`` names.
+
+        Raises:
+            ConfigError: if it is outside ``ALLOWED`` and the trusted packages, or does not exist.
+        """
+        path = node.get("_target_")
+        where = f"{where}._target_"
+        if not isinstance(path, str) or "." not in path:
+            raise ConfigError(where, f"{show(path)} does not name a class")
+        self._check_allowed(path, path, where)
+        module, _, name = path.rpartition(".")
+        try:
+            target = getattr(import_module(module), name)
+        except ImportError as fault:
+            raise ConfigError(where, f"cannot import {path!r}: {fault}") from fault
+        except AttributeError as fault:
+            names = vars(import_module(module))
+            raise ConfigError(where, f"no {name!r} in {module}{did_you_mean(name, names)}") from fault
+        if not callable(target):
+            raise ConfigError(where, f"{path!r} is not a class")
+        # A name that the module only imports, such as os.system by `from os import system`, belongs to another package.
+        self._check_allowed(getattr(target, "__module__", None) or "", path, where)
+        return target  # type: ignore[no-any-return]
+
+    def _check_allowed(self, origin: str, path: str, where: str) -> None:
+        allowed = (*ALLOWED, *self.trust)
+        if not any(f"{origin}.".startswith(f"{package}.") for package in allowed):
+            package = (origin or path).partition(".")[0]
+            way_out = f"if you trust it, add trust=[{package}]"
+            raise ConfigError(where, f"{path!r} is not under {', '.join(allowed)}; {way_out}")
 
 
-def build(
-    node: Mapping[str, Any],
-    *args: Any,
-    where: str,
-    trust: Collection[str] = (),
-    drop: Collection[str] = NAME,
-    **more: Any,
-) -> Any:
-    """Builds what ``node`` names from ``args``, its own values, nested nodes first, and ``more``.
+class Unreadable:
+    """An annotation that cannot be resolved: it is an error for its argument, which is never left unchecked."""
 
-    A nested node stays a dict where the signature asks for a dict: the class builds it itself, with what only it knows.
-
-    Args:
-        node: ``_target_`` and the arguments of what it names.
-        args: the first arguments, in order.
-        where: its dotted key, for errors.
-        trust: packages beside ``ALLOWED`` whose classes it may name.
-        drop: its keys that are no arguments.
-        more: further arguments by name.
-
-    Raises:
-        ConfigError: as ``check`` does, and where the class itself refuses with a ValueError.
-    """
-    made = target(node, where, trust)
-    first = list(inspect.signature(made).parameters)[: len(args)]
-    check(node, where, [*first, *more], trust, drop)
-    hints = hints_of(made)
-    values = {
-        key: _built(value, hints.get(key, Any), f"{where}.{key}", trust)
-        for key, value in node.items()
-        if key != "_target_" and key not in drop
-    }
-    try:
-        return made(*args, **{**values, **more})
-    except (ValueError, TypeError) as fault:
-        if isinstance(fault, TypeError) and str(node["_target_"]).startswith("kdrun."):
-            raise  # its signature was checked, so this is a slip of ours; others may pass **kwargs on
-        raise ConfigError(where, str(fault)) from fault
+    def __init__(self, why: str) -> None:
+        self.why = why
 
 
-def target(node: Mapping[str, Any], where: str, trust: Collection[str] = ()) -> Callable[..., Any]:
-    """Returns the class or function that ``node`` names.
-
-    Raises:
-        ConfigError: if it is outside ``ALLOWED`` and ``trust``, or not there.
-    """
-    path = node.get("_target_")
-    where = f"{where}._target_"
-    if not isinstance(path, str) or "." not in path:
-        raise ConfigError(where, f"{show(path)} does not name a class")
-    _check_allowed(path, path, where, trust)
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except ImportError as fault:
-        raise ConfigError(where, f"cannot import {path!r}: {fault}") from fault
-    except AttributeError as fault:
-        names = vars(import_module(module))
-        raise ConfigError(where, f"no {name!r} in {module}{did_you_mean(name, names)}") from fault
-    if not callable(found):
-        raise ConfigError(where, f"{path!r} is not a class")
-    # What a module merely imported, such as os.system by way of some module's `from os import system`, is not its own.
-    _check_allowed(getattr(found, "__module__", None) or "", path, where, trust)
-    return found  # type: ignore[no-any-return]
+def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
+    """Returns the annotations of the arguments of ``target``; ``Unreadable`` for each that cannot be resolved."""
+    return dict(_hints(target))
 
 
-def _check_allowed(origin: str, path: str, where: str, trust: Collection[str]) -> None:
-    allowed = (*ALLOWED, *trust)
-    if not any(f"{origin}.".startswith(f"{package}.") for package in allowed):
-        package = (origin or path).partition(".")[0]
-        raise ConfigError(where, f"{path!r} is not under {', '.join(allowed)}; if you trust it, add trust=[{package}]")
+def _hints(target: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    for name, annotation, names in _annotations(target):
+        holder = SimpleNamespace(__annotations__={name: annotation})
+        try:
+            yield name, get_type_hints(holder, names, include_extras=True)[name]
+        except (NameError, AttributeError, TypeError) as fault:
+            yield name, Unreadable(f"its annotation cannot be read ({fault}): import that name where it runs")
 
 
-def hints_of(made: Callable[..., Any]) -> dict[str, Any]:
-    """Returns the annotations of the arguments of ``made``; of what cannot be resolved, none."""
-    source = made if is_dataclass(made) or not inspect.isclass(made) else made.__init__
-    try:
-        return get_type_hints(source, include_extras=True)
-    except NameError:  # a name that its module imports for type checkers only
-        return {}
+def _annotations(target: Callable[..., Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yields name, annotation and namespace of each argument; for a dataclass, also of its bases' fields."""
+    if "__dataclass_fields__" in vars(target):
+        takes, bases = inspect.signature(target).parameters, target.__mro__  # type: ignore[attr-defined]
+        for base in (base for base in reversed(bases) if "__dataclass_fields__" in vars(base)):
+            own, names = vars(base).get("__annotations__", {}), vars(sys.modules[base.__module__])
+            yield from ((name, annotation, names) for name, annotation in own.items() if name in takes)
+        return
+    function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
+    names = getattr(function, "__globals__", {})
+    yield from ((name, annotation, names) for name, annotation in getattr(function, "__annotations__", {}).items())
 
 
-def _check_keys(values: Mapping[str, Any], made: Any, where: str, given: Collection[str] | None) -> None:
-    parameters = inspect.signature(made).parameters
+def _check_keys(values: Mapping[str, Any], target: Any, where: str, supplied: Collection[str] | None) -> None:
+    parameters = inspect.signature(target).parameters
     takes = [key for key, parameter in parameters.items() if parameter.kind not in (VARIADIC, KEYWORDS)]
-    free = [key for key in takes if key not in (given or ())]
+    free = [key for key in takes if key not in (supplied or ())]
     is_open = any(parameter.kind is KEYWORDS for parameter in parameters.values())
     for key in values:
         if key not in free and not is_open:
             meant = did_you_mean(f"{where}.{key}", [f"{where}.{name}" for name in free])
-            raise ConfigError(f"{where}.{key}", f"unknown key{meant or _takes(made, free)}")
-    for key in free if given is not None else ():
+            raise ConfigError(f"{where}.{key}", f"unknown key{meant or _takes(target, free)}")
+    for key in free if supplied is not None else ():
         if key not in values and parameters[key].default is inspect.Parameter.empty:
-            raise ConfigError(f"{where}.{key}", f"missing{_takes(made, free)}")
+            raise ConfigError(f"{where}.{key}", f"missing{_takes(target, free)}")
 
 
-def _takes(made: Any, keys: list[str]) -> str:
-    return f"; {made.__name__} takes {', '.join(keys) or 'nothing'}"
+def _takes(target: Any, keys: list[str]) -> str:
+    return f"; {target.__name__} takes {', '.join(keys) or 'nothing'}"
 
 
 def is_node(value: Any) -> bool:
@@ -163,22 +213,3 @@ def is_node(value: Any) -> bool:
 
 def _wants_dict(hint: Any) -> bool:
     return hint is dict or get_origin(hint) is dict or any(_wants_dict(part) for part in get_args(hint))
-
-
-def _check_value(value: Any, hint: Any, where: str, trust: Collection[str]) -> None:
-    if is_node(value):
-        given = None if _wants_dict(hint) else ()
-        check(value, where, given, trust, drop=MODEL)
-    elif isinstance(value, list) and any(is_node(item) for item in value):
-        for place, item in enumerate(value):
-            _check_value(item, hint, f"{where}[{place}]", trust)
-    else:
-        fit(value, hint, where)
-
-
-def _built(value: Any, hint: Any, where: str, trust: Collection[str]) -> Any:
-    if is_node(value) and not _wants_dict(hint):
-        return build(value, where=where, trust=trust, drop=MODEL)
-    if isinstance(value, list) and not _wants_dict(hint):
-        return [_built(item, hint, f"{where}[{place}]", trust) for place, item in enumerate(value)]
-    return value

@@ -1,4 +1,4 @@
-"""The overrides that choose an option by name, and where it goes."""
+"""The overrides that choose an option by name, and the place in the config where the option goes."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from hydra.core.override_parser.types import Override
 from kdrun.config.root import GROUPS
 
 SETTLED = ("method", "optimizer", "schedule", "teacher.recipe.optimizer", "teacher.recipe.schedule")
-"""Places where an experiment's keys are its own option's: under another, its temperature or learning rate would be one
-that nobody chose for it."""
+"""Places where the keys of an experiment belong to the experiment's own option. If the user chooses another option,
+these keys are dropped: nobody chose that temperature or learning rate for it."""
 
 RECIPES = {
     "recipe": ("epochs", "batch_size", "optimizer", "schedule"),
     "teacher.recipe": tuple(f"teacher.recipe.{key}" for key in ("epochs", "batch_size", "optimizer", "schedule")),
 }
-"""Where a recipe is chosen, for the run and for the teacher, and the four places that it decides."""
+"""The places where a recipe is chosen, for the run and for the teacher, and the four places that it decides."""
 
 
 def is_choice(override: Override) -> bool:
-    """Whether ``override`` chooses an option of a group, or sets something of Hydra's own."""
+    """Whether ``override`` chooses an option of a group, or sets one of Hydra's own keys."""
     key = override.key_or_group
     chosen = key in GROUPS and not isinstance(override.value(), dict)
     return chosen or override.package is not None or key.startswith(("hydra/", "hydra."))
 
 
 def package(choice: Override) -> str:
-    """Returns where the option goes: ``method``, or ``teacher.recipe.optimizer``."""
+    """Returns the place where the option goes, such as ``method`` or ``teacher.recipe.optimizer``."""
     return str(choice.package or choice.key_or_group)
 
 
 def changed(choices: Sequence[Override], theirs: Mapping[str, str]) -> dict[str, list[Override]]:
-    """Returns each place where another option is chosen than the files of an experiment or a recipe choose.
+    """Returns each place whose chosen option differs from that of the files of an experiment or a recipe.
 
     Args:
-        choices: on the command line.
-        theirs: the options of those files by place, as Hydra names places: ``optimizer@teacher.recipe.optimizer``.
+        choices: the choices on the command line.
+        theirs: the options in those files by place, in Hydra's notation: ``optimizer@teacher.recipe.optimizer``.
 
     Returns:
-        For each such place the choices that decide what stands there. A recipe decides four places, an option of
-        ``SETTLED`` its own, and no teacher that of the teacher.
+        For each such place, the choices that decide its content. A recipe decides four places, an option in ``SETTLED``
+        decides its own place, and ``teacher=none`` decides the place of the teacher.
     """
     others = [choice for choice in choices if theirs.get(choice.get_key_element()) != choice.value()]
     places: dict[str, list[Override]] = {}
@@ -61,13 +61,13 @@ def within(choices: Sequence[Override], place: str) -> list[Override]:
 
 
 def is_within(key: str, place: str) -> bool:
-    """Whether the option that Hydra knows as ``key`` goes to ``place``, or below it."""
+    """Whether the option with Hydra's name ``key`` goes to ``place``, or below it."""
     return f"{key.rpartition('@')[2]}.".startswith(f"{place}.")
 
 
 def settling(choices: Sequence[Override]) -> list[Override]:
-    """Returns those ``choices`` whose files set keys of other options: an experiment; else a teacher; else recipes."""
+    """Returns the ``choices`` whose files set keys of other options: an experiment, else a teacher, else recipes."""
     for places in (("experiment",), ("teacher",), tuple(RECIPES)):
-        if found := [choice for choice in choices if package(choice) in places]:
-            return found
+        if deciding := [choice for choice in choices if package(choice) in places]:
+            return deciding
     return []

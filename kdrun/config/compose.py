@@ -1,4 +1,4 @@
-"""From overrides, as on the command line, to one plain, resolved and checked dict."""
+"""Composes overrides, as on the command line, into one plain, resolved and checked dict."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from kdrun.config.values import show
 from kdrun.errors import ConfigError
 
 TEXTS = ("name", "out", "resume")
-"""Root keys whose value is text even where it looks like a number: ``name=007``."""
+"""Root keys whose value is text even if it looks like a number: ``name=007``."""
 
 MODEL, MODELS = ("new_teacher",), ("assistants", "students")
-"""Keys of a method whose value is a model, and whose value is a list of models, by name in the group ``model``."""
+"""Keys of a method whose value is a model, or a list of models; models are named as in the group ``model``."""
 
 
 def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> dict[str, Any]:
     """Returns the config of the run that ``overrides`` ask for.
 
     It is plain and resolved. Every node that was chosen by name (dataset, teacher, student, method, both optimizers and
-    schedules, a method nested in another) carries that name under ``name``, and ``experiment`` holds the experiment's.
-    Strings under ``MODEL`` and ``MODELS`` of a method are replaced by the models that they name.
+    schedules, a method nested in another) carries that name under ``name``, and ``experiment`` holds the experiment's
+    name. Strings under ``MODEL`` and ``MODELS`` of a method are replaced by the models that they name.
     ``method.base=fitnets`` and ``teacher.recipe.optimizer=sgd`` choose options like ``method=kd`` does.
 
     Args:
@@ -41,14 +41,14 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> di
 
     Raises:
         ConfigError: if an override cannot be parsed, if a key or an option is unknown, or if a value of the root,
-            of the teacher's node or of its recipe is of the wrong type or out of range. A class's own arguments are
-            not looked at: that takes an import of torch.
+            of the teacher's node or of its recipe is of the wrong type or out of range. The arguments of classes are
+            not checked, since that needs an import of torch.
     """
     return Composer(config_dir).compose(overrides)
 
 
 class Composer:
-    """Composes many runs, as a sweep needs it: what depends on the chosen options alone is composed once.
+    """Composes many runs, for a sweep: the part that depends only on the chosen options is composed once.
 
     Args:
         config_dir: a folder of further YAML files.
@@ -62,8 +62,8 @@ class Composer:
         cfg, choices = self.merge(overrides)
         config: dict[str, Any] = name_first(resolve(cfg))
         config["experiment"] = choices.get("experiment")
-        if type(config["name"]) in (int, float, str):  # a number where it is ${seed}
-            config["name"] = normalize("NFC", str(config["name"]))  # what looks the same is one folder
+        if type(config["name"]) in (int, float, str):  # a number if it is ${seed}
+            config["name"] = normalize("NFC", str(config["name"]))  # names that look the same must be one folder
         self._add_models(config["method"], "method")
         check_root(config)
         return config
@@ -81,7 +81,7 @@ class Composer:
         for override in parsed:
             if not is_choice(override):
                 put(cfg, base, override)
-        for package, name in named(choices).items():
+        for package, name in option_names(choices).items():
             if OmegaConf.is_dict(node(cfg, package)):  # before anything is resolved: name=${method.name}
                 OmegaConf.update(cfg, f"{package}.name", name, force_add=True)
         return cfg, choices
@@ -100,10 +100,11 @@ class Composer:
 
 
 def put(cfg: DictConfig, base: DictConfig, override: Override) -> None:
-    """Sets in ``cfg`` what ``override`` says, if ``base``, which holds what the files say, has the key.
+    """Sets the key and value of ``override`` in ``cfg``, if the key is in ``base``, the content of the files.
 
     Raises:
-        ConfigError: if it has not, and neither is the key added (``+``) to a class outside kdrun.
+        ConfigError: if it is not, and is not added with ``+`` to a class outside kdrun or to a group of keys without a
+            class.
     """
     raw = str(override.input_line).partition("=")[2]
     for key, value in leaves(base, override.key_or_group, override.value()):
@@ -112,7 +113,7 @@ def put(cfg: DictConfig, base: DictConfig, override: Override) -> None:
         if key in TEXTS and type(value) in (int, float):
             value = raw
         elif type(value) is int and isinstance(OmegaConf.select(base, key), float):
-            value = float(value)  # 4 and 4.0 are one temperature, and must be one key in the store
+            value = float(value)  # 4 and 4.0 are the same temperature, and must give the same key in the store
         try:
             OmegaConf.update(cfg, key, value, merge=False, force_add=True)
         except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as fault:
@@ -122,8 +123,8 @@ def put(cfg: DictConfig, base: DictConfig, override: Override) -> None:
 def check_new(base: DictConfig, key: str, added: bool) -> None:
     """Refuses a ``key`` that the files lack, unless it may be added.
 
-    The YAML of a class of kdrun lists all that the class takes. Those of other packages are as long as is useful, and
-    may be added to; whether the class takes the key is checked later, against its signature.
+    The YAML file of a kdrun class lists all its arguments. The files of other classes list only the useful ones, so
+    keys may be added; whether the class takes the key is checked later, against its signature.
     """
     parent = node(base, key.rpartition(".")[0])
     maker = parent.get("_target_") if OmegaConf.is_dict(parent) else None
@@ -135,7 +136,7 @@ def check_new(base: DictConfig, key: str, added: bool) -> None:
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """Returns ``cfg`` as plain containers, every ``${...}`` replaced by its value.
+    """Returns ``cfg`` as plain containers, with every ``${...}`` replaced by its value.
 
     Raises:
         ConfigError: naming the key whose interpolation has no value.
@@ -150,8 +151,8 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def named(choices: dict[str, str]) -> dict[str, str]:
-    """Returns the name of the option at each place; a teacher goes before the model that it points at.
+def option_names(choices: dict[str, str]) -> dict[str, str]:
+    """Returns the name of the option at each place; a teacher's name replaces that of the model it refers to.
 
     An experiment and a recipe set keys of several places and name none of them.
     """
@@ -164,7 +165,7 @@ def named(choices: dict[str, str]) -> dict[str, str]:
 
 
 def name_first(value: Any) -> Any:
-    """Returns plain ``value`` with the name of each node before its other keys, where a reader looks for it."""
+    """Returns plain ``value`` with the name of each node before its other keys, where readers expect it."""
     if isinstance(value, list):
         return [name_first(item) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Nodes: the parts of a config that name a class and its arguments, and what of them makes a model what it is."""
+"""Nodes: the parts of a config that name a class and its arguments, and which keys define a model."""
 
 from __future__ import annotations
 
@@ -6,30 +6,27 @@ from typing import Any
 
 Node = dict[str, Any]
 
-SCRATCH: Node = {"_target_": "kdrun.methods.scratch.Scratch", "label_smoothing": 0.0, "name": "scratch"}
-"""How a classifier is trained where nobody teaches it."""
-
-ALONE: dict[str, Node] = {
-    "classification": SCRATCH,
+BASELINE: dict[str, Node] = {
+    "classification": {"_target_": "kdrun.methods.scratch.Scratch", "label_smoothing": 0.0, "name": "scratch"},
     "translation": {
         "_target_": "kdrun.methods.reconstruction.Reconstruction",
         "distance": "epe",
         "name": "reconstruction",
     },
 }
-"""How a model is trained where nobody teaches it, by the task."""
+"""The method that trains without a teacher, by task: for teachers and for the baseline."""
 
 MODEL_ONLY = frozenset({"name", "taps", "recipe", "seed", "checkpoint", "mean", "std"})
 """Keys of a model's node that are not arguments of its class."""
 
 
-def bare(node: Node) -> Node:
-    """Returns the part of a model's node that makes the network: its class and arguments."""
+def architecture(node: Node) -> Node:
+    """Returns the part of a model's node that defines the network: its class and arguments."""
     return {key: value for key, value in node.items() if key not in MODEL_ONLY}
 
 
-def nameless(node: Any) -> Any:
-    """Returns ``node`` without the names that its options have in conf/: another name is not another thing."""
+def without_names(node: Any) -> Any:
+    """Returns ``node`` without the names of its options in conf/: a different name does not make a different object."""
     if isinstance(node, dict):
-        return {key: nameless(value) for key, value in node.items() if not (key == "name" and "_target_" in node)}
-    return [nameless(value) for value in node] if isinstance(node, list) else node
+        return {key: without_names(value) for key, value in node.items() if not (key == "name" and "_target_" in node)}
+    return [without_names(value) for value in node] if isinstance(node, list) else node

@@ -1,4 +1,4 @@
-"""The options of each group, and what a choice among them composes to: all that is asked of Hydra's loader."""
+"""The options of each group, and the config that chosen options give; all uses of Hydra's config loader."""
 
 from __future__ import annotations
 
@@ -28,22 +28,23 @@ from kdrun.config.values import show
 from kdrun.errors import ConfigError
 
 OURS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
-"""Where runs go, which ``out`` and ``name`` say; Hydra's own keys would be passed over without a word."""
+"""Hydra's keys for folders of runs. ``out`` and ``name`` decide these folders; Hydra's keys would be ignored
+silently."""
 
 
 class Chosen(NamedTuple):
-    """What options chosen by name compose to."""
+    """The result of composing the options that are chosen by name."""
 
     cfg: DictConfig
-    """The run's config as the files say, ``${...}`` as written."""
+    """The run's config as in the files; ``${...}`` is not resolved."""
     names: dict[str, str]
     """The option chosen at each place: ``method`` or ``optimizer@teacher.recipe.optimizer``."""
     hydra: DictConfig
-    """Hydra's own part: its mode, its sweeper and what that is to sweep over."""
+    """Hydra's own part: its mode, its sweeper and the parameters of a sweep."""
 
 
 class Options:
-    """Hydra's loader over the shipped YAML files, the user's own and those of plugins.
+    """Hydra's loader for the shipped YAML files, the user's own and those of plugins.
 
     Args:
         config_dir: a folder of further YAML files.
@@ -63,7 +64,7 @@ class Options:
         """Returns ``override`` parsed.
 
         Raises:
-            ConfigError: if it cannot be, if it takes a key away, or if it sets what is kdrun's to set.
+            ConfigError: if it cannot be parsed, if it removes a key, or if it sets a key that only kdrun sets.
         """
         key = override.partition("=")[0].strip().lstrip("+~") or "command line"
         quoted = quote(override)
@@ -89,10 +90,11 @@ class Options:
         return sorted(self.loader.get_group_options(group))
 
     def spell(self, overrides: Sequence[str]) -> list[str]:
-        """Returns ``overrides`` with ``method.base=kd`` as Hydra knows it: ``method@method.base=kd``.
+        """Returns ``overrides`` with ``method.base=kd`` in Hydra's notation: ``method@method.base=kd``.
 
-        So is every place where a defaults list puts an option: ``optimizer@teacher.recipe.optimizer``, too. Of a sweep
-        the first value of each override says which places there are.
+        The same is done for every place where a defaults list puts an option, such as
+        ``optimizer@teacher.recipe.optimizer``. In a sweep, the first value of each override decides which places there
+        are.
 
         Raises:
             ConfigError: if an override cannot be parsed, or if ``experiment`` is given twice.
@@ -130,10 +132,10 @@ class Options:
         return line
 
     def first(self, override: Override) -> Override:
-        """Returns ``override``, or that for the first of its values where it sweeps over several.
+        """Returns ``override``, or if it sweeps over several values, the override for the first one.
 
         Raises:
-            ConfigError: if there are none.
+            ConfigError: if there are no values.
         """
         if not override.is_discrete_sweep():
             return override
@@ -143,10 +145,10 @@ class Options:
         return self.parse(f"{override.get_key_element()}={value}")
 
     def chosen(self, choices: Sequence[Override]) -> Chosen:
-        """Returns what the files of the chosen options say; to be read, not written.
+        """Returns the content of the files of the chosen options; callers must not change it.
 
         Raises:
-            ConfigError: if an option is not there, or a file cannot be read.
+            ConfigError: if an option does not exist, or a file cannot be read.
         """
         lines = tuple(str(choice.input_line) for choice in choices)
         if lines not in self._chosen:
@@ -160,7 +162,7 @@ class Options:
         return self._chosen[lines]
 
     def _with_others(self, chosen: Chosen, choices: Sequence[Override]) -> Chosen:
-        """Returns ``chosen`` with an option's own keys wherever an experiment, a recipe or a teacher names another."""
+        """Returns ``chosen`` with the keys of each option that replaces one of an experiment, a recipe or a teacher."""
         first = settling(choices)
         if not first or len(choices) == len(first):
             return chosen
@@ -174,7 +176,7 @@ class Options:
         return chosen._replace(names=names)
 
     def header(self, group: str, name: str) -> str:
-        """Returns the first comment line of an option's file, which says in one line what it is."""
+        """Returns the first comment line of an option's file, which describes the option."""
         key, sources = f"{group}/{name}", self.loader.repository.get_sources()
         return next(source for source in sources if isinstance(source, Conf) and source.is_config(key)).header(key)
 

@@ -1,4 +1,4 @@
-"""Where YAML files are looked for: shipped ones first, then the user's own and those of installed plugins."""
+"""The search path of YAML files: shipped ones first, then the user's own and those of installed plugins."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ CONF = next(
 """The shipped YAML files: inside the package in a wheel, beside it in a checkout."""
 
 CONFIG_DIR: ContextVar[Path | None] = ContextVar("config_dir", default=None)
-"""A folder of further YAML files, for the search paths that are put together under ``searching``."""
+"""A folder of further YAML files, for the search paths that are made inside ``searching``."""
 
 
 class OwnConf(SearchPathPlugin):
     """Adds ``conf/`` of the working directory, every entry point of the group ``kdrun.conf``, and ``CONFIG_DIR``.
 
-    They come after the shipped files, so that a file of the same name cannot replace one unnoticed. Models are served
-    as teachers and students after that, so that a teacher's file of one's own goes before what is served.
+    They come after the shipped files, so that a file of the same name cannot replace one unnoticed. Models as teachers
+    and students come last, so that the user's own file of a teacher has priority over a model.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Puts each place on the search path twice: its files, and the roles of its models."""
+        """Puts each place on the search path twice: with its files, and with the roles of its models."""
         elements = search_path.get_path()
         shipped = [element for element in elements if element.provider == "main"]
         elements[:] = [element for element in elements if element.provider != "main"]
@@ -45,7 +45,7 @@ class OwnConf(SearchPathPlugin):
 
 
 def own_places() -> Iterator[tuple[str, str]]:
-    """Yields who brings further files, and where they are."""
+    """Yields the provider and the path of each place with further files."""
     own, config_dir = Path.cwd() / "conf", CONFIG_DIR.get()
     if own.is_dir() and own.resolve() != CONF:
         yield "cwd", str(own)
@@ -56,13 +56,13 @@ def own_places() -> Iterator[tuple[str, str]]:
 
 
 def with_scheme(path: str) -> str:
-    """Returns ``path``, one of a folder marked as such."""
+    """Returns ``path``; the path of a folder gets the scheme ``file://``."""
     return path if "://" in path else f"file://{path}"
 
 
 @contextmanager
 def searching(config_dir: Path | None) -> Iterator[None]:
-    """Makes Hydra look into our places, and into ``config_dir``, wherever it makes a search path inside.
+    """Makes Hydra search kdrun's places and ``config_dir``, for all search paths made inside the context.
 
     Raises:
         ConfigError: if there is no such folder.

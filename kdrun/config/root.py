@@ -1,4 +1,4 @@
-"""The root of every run's config: its keys, what they take, and what is said of those that are wrong."""
+"""The root of every run's config: its keys, their valid values, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_type_hints
 
 from kdrun.config.suggest import did_you_mean
-from kdrun.config.values import Form, fit
+from kdrun.config.values import Pattern, check_value
 from kdrun.errors import ConfigError
 
 GROUPS = ("dataset", "teacher", "student", "method", "optimizer", "schedule", "recipe", "experiment")
-"""What is chosen by name; ``model`` is a group too, from which ``teacher`` and ``student`` are served."""
+"""Groups whose options are chosen by name; ``teacher`` and ``student`` get theirs from a further group, ``model``."""
 
-Seed = Annotated[int, "[0, 4294967295]"]  # what numpy takes; torch would take more
-Path = Annotated[str, Form(r"[^\0]+", "is not a path")]
-Device = Annotated[str, Form(r"cpu|cuda(:\d+)?|auto", "is not cpu, cuda, cuda:N or auto")]
+Seed = Annotated[int, "[0, 4294967295]"]  # the range of numpy; torch accepts more
+FilePath = Annotated[str, Pattern(r"[^\0]+", "is not a path")]
+Device = Annotated[str, Pattern(r"cpu|cuda(:\d+)?|auto", "is not cpu, cuda, cuda:N or auto")]
 Name = Annotated[
     str,
-    Form(
+    Pattern(
         r"(?![.-])(?!.*\.\.)[\w .=,+@-]{1,100}",
         "may only hold letters, digits, spaces and _.=,+@-, at most 100, no '..', and start with neither '.' nor '-'",
     ),
@@ -39,10 +39,10 @@ class Recipe:
 
 @dataclass(kw_only=True)
 class Teacher:
-    """What stands in the teacher's node beside its model."""
+    """The keys of the teacher's node besides those of its model."""
 
     seed: Seed = 0
-    checkpoint: Path | None = None
+    checkpoint: FilePath | None = None
     mean: Each = None
     std: Each = None
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -67,8 +67,8 @@ class Root:
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     threads: Annotated[int, "[1, 1024]"] = 1
-    resume: Path | None = None
-    out: Path = "outputs"
+    resume: FilePath | None = None
+    out: FilePath = "outputs"
     name: Name | None = None
     trust: list[str] = field(default_factory=list)
     baseline: bool = True
@@ -77,7 +77,7 @@ class Root:
 
 
 def check_root(config: Mapping[str, Any]) -> None:
-    """Refuses what the keys of the root, of the teacher's node and of its recipe do not take; needs no torch.
+    """Refuses invalid keys and values of the root, the teacher's node and its recipe; does not import torch.
 
     Raises:
         ConfigError: naming the first key that is unknown, missing, of the wrong type or out of range.
@@ -90,7 +90,7 @@ def check_root(config: Mapping[str, Any]) -> None:
 
 
 def check_keys(node: Mapping[str, Any], schema: type, where: str, closed: bool = True) -> None:
-    """Refuses a ``node`` whose values are not what the fields of ``schema`` take.
+    """Refuses a ``node`` whose keys and values do not fit the fields of ``schema``.
 
     Args:
         node: the keys and values.
@@ -110,4 +110,4 @@ def check_keys(node: Mapping[str, Any], schema: type, where: str, closed: bool =
     for key, hint in hints.items():
         if key not in node:
             raise ConfigError(places[key], "missing")
-        fit(node[key], hint, places[key])
+        check_value(node[key], hint, places[key])

@@ -1,4 +1,4 @@
-"""How Hydra reads a folder of YAML files: its options, and the two roles that each of its models can play."""
+"""Sources of Hydra for a folder of YAML files: its options, and each model as student and as teacher."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from omegaconf import DictConfig, OmegaConf
 
 ROLES = ("student", "teacher")
-"""Groups that are served from ``model/``."""
+"""Groups whose options come from ``model/``."""
 
 BASE = "_"
-"""What the name of a base file begins with: others build on it, nobody chooses it."""
+"""First character of the name of a base file: other files build on it, and it cannot be chosen."""
 
 
 class Conf(ConfigSource):
     """A folder, or a package, of YAML files: ``conf://file:///home/me/conf``, ``conf://pkg://plugin.conf``.
 
-    Base files are not among its options. A model's ``recipe: NAME`` is taken off: it says how a teacher is trained and
+    Base files are not among its options. A model's ``recipe: NAME`` is removed: it defines how a teacher is trained and
     is no argument of the model's class.
     """
 
     @staticmethod
     def scheme() -> str:
-        """Returns what the path begins with."""
+        """Returns the scheme with which the path begins."""
         return "conf"
 
     def __init__(self, provider: str, path: str) -> None:
@@ -35,7 +35,7 @@ class Conf(ConfigSource):
         self.inner = SourcesRegistry.instance().resolve(self.path.partition("://")[0])(provider, self.path)
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Returns what a file says."""
+        """Returns the content of a file."""
         loaded = self.inner.load_config(config_path)
         if config_path.startswith("model/") and isinstance(loaded.config, DictConfig):
             loaded.config.pop("recipe", None)
@@ -54,11 +54,11 @@ class Conf(ConfigSource):
         return self.inner.is_config(config_path)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """Returns the names under ``config_path``, but those of base files."""
+        """Returns the names under ``config_path``, except those of base files."""
         return [name for name in self.inner.list(config_path, results_filter) if not name.startswith(BASE)]
 
     def header(self, config_path: str) -> str:
-        """Returns the first comment line of a file, which says in one line what it is."""
+        """Returns the first comment line of a file, which describes the option."""
         inner = self.inner
         root: Any = files(inner.path) if inner.scheme() == "pkg" else Path(inner.path)
         lines = root.joinpath(f"{config_path}.yaml").read_text("utf-8").splitlines()
@@ -67,15 +67,15 @@ class Conf(ConfigSource):
 
 
 class Roles(Conf):
-    """Serves ``student/NAME`` and ``teacher/NAME`` for every ``model/NAME``; a teacher comes with its recipe."""
+    """Provides ``student/NAME`` and ``teacher/NAME`` for every ``model/NAME``; a teacher includes its recipe."""
 
     @staticmethod
     def scheme() -> str:
-        """Returns what the path begins with."""
+        """Returns the scheme with which the path begins."""
         return "roles"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Returns what a file of its own would say: the model, and for a teacher the choice of its recipe."""
+        """Returns the content of a file of its own: the model, and for a teacher the choice of its recipe."""
         role, _, name = config_path.partition("/")
         defaults = [{"/model@_here_": name}]
         if role == "teacher" and (recipe := self.recipe(name)):
@@ -85,10 +85,10 @@ class Roles(Conf):
         )
 
     def recipe(self, model: str) -> str | None:
-        """Returns the name of the recipe that a model's file names.
+        """Returns the name of the recipe in a model's file; None if there is none.
 
         Raises:
-            ConfigLoadError: if it is no name.
+            ConfigLoadError: if the recipe is not a name.
         """
         config = self.inner.load_config(f"model/{model}").config
         recipe = config.get("recipe") if isinstance(config, DictConfig) else None
@@ -97,7 +97,7 @@ class Roles(Conf):
         return recipe
 
     def is_group(self, config_path: str) -> bool:
-        """Whether ``config_path`` is a role, or stands for folders of models in one."""
+        """Whether ``config_path`` is a role, or a folder of models in a role."""
         return _is_role(config_path) and self.inner.is_group(_model(config_path))
 
     def is_config(self, config_path: str) -> bool:

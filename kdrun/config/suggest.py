@@ -1,4 +1,4 @@
-"""What somebody who mistyped a key or an option probably meant."""
+"""Suggestions for a key or an option that does not exist."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ SYNONYMS = {
     "num_threads": ("threads",),
     "run_name": ("name",),
 }
-"""What others call it -> what it is called here, beside it or from the root; the first that exists is offered."""
+"""Other names -> names in kdrun, in the same group or from the root; the first that exists is suggested."""
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Returns ``"; did you mean 'x'?"`` for the dotted key or option in ``words`` nearest to ``word``, or nothing."""
-    found = nearest(word, sorted(words))
-    return f"; did you mean {found!r}?" if found else ""
+    key = nearest(word, sorted(words))
+    return f"; did you mean {key!r}?" if key else ""
 
 
 def nearest(word: str, words: list[str]) -> str | None:
-    """Returns the one of ``words`` that ``word`` stands for: by another name, by a slip, or in another place."""
+    """Returns the one of ``words`` that ``word`` probably means: a synonym, a typing error or another place."""
     if word in words:
         return word
     parent, _, last = word.rpartition(".")
@@ -56,7 +56,7 @@ def nearest(word: str, words: list[str]) -> str | None:
     beside = {key.rpartition(".")[2]: key for key in words if key.rpartition(".")[0] == parent}
     anywhere = {key.rpartition(".")[2]: key for key in reversed(words)}
     for names, slip in ((beside, last), ({key: key for key in words}, word), (anywhere, last)):
-        # By last names first: what dotted keys share at their start says nothing.
+        # Last names are compared first: a common start of dotted keys is no evidence.
         for name in get_close_matches(slip, names, n=1, cutoff=0.6 if names is beside else 0.8):
             return names[name]
     return None

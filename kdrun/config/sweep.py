@@ -18,14 +18,14 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 LIMIT = 1000
-"""Jobs of one sweep: more than this is a slip, such as ``seed=range(1000000000)``."""
+"""Largest number of jobs of one sweep: more is an error, such as ``seed=range(1000000000)``."""
 
 
 def sweep(overrides: Sequence[str], config_dir: Path | None = None) -> list[list[str]]:
     """Returns the overrides of every job of the sweep that ``overrides`` ask for, in the order of the jobs.
 
-    ``a=1,2``, ``choice(...)``, ``range(...)`` and ``glob(...)`` are taken, as is ``hydra.sweeper.params`` of a file. An
-    ``interval(...)``, which only an optimizing sweeper takes, stands for its two ends.
+    ``a=1,2``, ``choice(...)``, ``range(...)`` and ``glob(...)`` are accepted, and so is ``hydra.sweeper.params`` in a
+    file. An ``interval(...)``, which only an optimizing sweeper accepts, is replaced by its two ends.
 
     Args:
         overrides: in Hydra's grammar.
@@ -50,11 +50,11 @@ def jobs(composer: Composer, overrides: Sequence[str]) -> list[list[str]]:
 
 
 def params(composer: Composer, parsed: Sequence[Override]) -> list[Override]:
-    """Returns what files say to sweep over: ``hydra: {sweeper: {params: {seed: "0,1"}}}`` in an experiment."""
+    """Returns the sweep parameters in the files: ``hydra: {sweeper: {params: {seed: "0,1"}}}`` in an experiment."""
     choices = [composer.options.first(override) for override in parsed if is_choice(override)]
     listed = composer.options.chosen(choices).hydra.sweeper.get("params") or {}
-    given = {override.get_key_element() for override in parsed}
-    return [composer.options.parse(f"{key}={value}") for key, value in listed.items() if key not in given]
+    on_line = {override.get_key_element() for override in parsed}
+    return [composer.options.parse(f"{key}={value}") for key, value in listed.items() if key not in on_line]
 
 
 def values(override: Override) -> Iterator[str]:
@@ -70,12 +70,12 @@ def values(override: Override) -> Iterator[str]:
 
 
 def check_jobs(
-    composer: Composer, all_jobs: Sequence[Sequence[str]], check: Callable[[dict[str, Any]], None]
+    composer: Composer, all_jobs: Sequence[Sequence[str]], check: Callable[[dict[str, Any]], object]
 ) -> list[dict[str, Any]]:
     """Returns the config of every job, composed and checked.
 
     Raises:
-        ConfigError: of the first job that is at fault, saying how many others are so too.
+        ConfigError: that of the first wrong job; it also gives the number of jobs with the same error.
     """
 
     def checked(overrides: Sequence[str]) -> dict[str, Any]:
@@ -86,16 +86,16 @@ def check_jobs(
     return for_all(checked, all_jobs)
 
 
-def for_all(made: Callable[[T], U], jobs: Sequence[T]) -> list[U]:
-    """Returns what ``made`` makes of every job.
+def for_all(make: Callable[[T], U], jobs: Sequence[T]) -> list[U]:
+    """Returns the result of ``make`` for every job.
 
     Raises:
-        ConfigError: of the first job that is at fault, saying how many others are so too.
+        ConfigError: that of the first wrong job; it also gives the number of jobs with the same error.
     """
     done, faults = [], []
     for each in jobs:
         try:
-            done.append(made(each))
+            done.append(make(each))
         except ConfigError as fault:
             faults.append(fault)
     if faults:

@@ -1,4 +1,4 @@
-"""Dotted keys: what stands at one, in a config of OmegaConf's or in plain containers."""
+"""Dotted keys: the values at them, in a config of OmegaConf or in plain containers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 
 def node(cfg: DictConfig, key: str) -> Any:
-    """Returns what stands at ``key``, None where nothing does."""
+    """Returns the value at ``key``; None if there is none."""
     try:
         return OmegaConf.select(cfg, key) if key else cfg
     except OmegaConfBaseException:
@@ -18,7 +18,7 @@ def node(cfg: DictConfig, key: str) -> Any:
 
 
 def has(cfg: DictConfig, key: str) -> bool:
-    """Whether ``key`` stands in ``cfg``, be it null."""
+    """Whether ``key`` exists in ``cfg``, even if its value is null."""
     parent, _, name = key.rpartition(".")
     holder = node(cfg, parent)
     if OmegaConf.is_list(holder):
@@ -27,7 +27,7 @@ def has(cfg: DictConfig, key: str) -> bool:
 
 
 def dotted(cfg: DictConfig, prefix: str = "") -> list[str]:
-    """Returns the dotted keys of ``cfg``, groups of keys included."""
+    """Returns the dotted keys of ``cfg``, including groups of keys."""
     keys = []
     for key in map(str, cfg):
         if key != "_target_":
@@ -38,7 +38,7 @@ def dotted(cfg: DictConfig, prefix: str = "") -> list[str]:
 
 
 def leaves(base: DictConfig, key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yields keys and values of which ``value`` consists, as far as it merges into a group of keys of ``base``."""
+    """Yields the keys and values of ``value``, split as far as they merge into groups of keys of ``base``."""
     if isinstance(value, dict) and OmegaConf.is_dict(node(base, key)):
         for name, item in value.items():
             yield from leaves(base, f"{key}.{name}", item)
@@ -47,7 +47,7 @@ def leaves(base: DictConfig, key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def dig(plain: Any, key: str) -> Any:
-    """Returns what stands at the dotted ``key`` of plain containers, None where nothing does."""
+    """Returns the value at the dotted ``key`` of plain containers; None if there is none."""
     for part in key.replace("[", ".").replace("]", "").split("."):
         if isinstance(plain, list) and part.isdigit() and int(part) < len(plain):
             plain = plain[int(part)]

@@ -1,1 +1,1 @@
-"""What a method is given: an experiment, its stages and its trained models."""
+"""The objects that a method works with: an experiment, its stages and its trained models."""

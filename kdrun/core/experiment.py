@@ -1,143 +1,163 @@
-"""What a method is given: the built pieces of one training, and how to get more of them."""
+"""The experiment that a method works with: data, models and plan of one training, and ways to make more of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from kdrun.config.build import build
-from kdrun.config.nodes import ALONE, Node
-from kdrun.core.models import Plan, Trained, fields, fresh
-from kdrun.core.stages import follow
+from kdrun.config.build import Builder
+from kdrun.config.nodes import BASELINE, Node
+from kdrun.core.models import Plan, Trained, initialised, key_fields, shapes
+from kdrun.core.sequence import Outcome, follow
 from kdrun.data.splits import Data
-from kdrun.data.streams import Brief, Stream, batches, pixels
+from kdrun.data.streams import FirstBatches, Stream, batches, pixels
+from kdrun.errors import ConfigError
 from kdrun.models import loading
 from kdrun.store import weights
 from kdrun.store.checkpoint import Journals, journals
-from kdrun.store.model_store import Store, differences
+from kdrun.store.model_store import ModelStore, differences
 from kdrun.store.record import Listener, Record
-from kdrun.train.metrics import TASKS, measure, predict
-from kdrun.train.runtime import Runtime, derive, drawn
-from kdrun.train.stage import Batch, Scores, Stage, Update
-from kdrun.train.taps import Tapped, freeze
-from kdrun.train.training import Recipe
+from kdrun.train.loop import Recipe
+from kdrun.train.metrics import TASKS, Score, measure, predict
+from kdrun.train.runtime import Runtime, derive, seeded
+from kdrun.train.stage import STUDENT, Batch, Scores, Stage, Update
+from kdrun.train.taps import Tapped, classifier, freeze
 
 if TYPE_CHECKING:
-    from kdrun.methods.base import Method
+    from kdrun.methods.base import AnyMethod
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training: who learns from whom, on what, by which plan.
+    """One training: its student, teacher, data and plan.
 
     Args:
-        data: read and split, on the run's device.
-        runtime: device, precision, and the wish to stop.
-        store: of trained models.
+        data: the data set, read and split, on the run's device.
+        runtime: device, precision, and signals that stop the run.
+        store: the store of trained models.
+        builder: builds objects from config nodes; it knows which further packages this run trusts.
         student: the model to train, with its initial weights.
-        student_node: what it was built from, for a method that wants another of the kind.
-        teacher: frozen; None where nobody teaches.
-        plan: by which the student is trained.
-        teacher_plan: by which teachers and assistants are trained.
-        trust: packages whose classes a config may name.
-        listen: hears of every step, for a progress display.
-        notice: hears what a user should know, a line each.
-        links: the trained models that this training asked for, in order, its teacher first.
+        student_node: the config node of the student, for a method that needs another model of the same architecture.
+        teachers: the frozen teachers, first the one that the student learns from; empty if there is none.
+        plan: the plan by which the student is trained.
+        teacher_plan: the plan by which teachers and assistants are trained.
+        reads: what the method reads of models, see ``AnyMethod.reads``; models are tapped if it reads features.
+        listen: called at every step, for a progress display.
+        notice: called with one line that the user should see.
+        chain: the trained models that this training has used, in order; the teacher is first.
     """
 
     data: Data
     runtime: Runtime
-    store: Store
+    store: ModelStore
+    builder: Builder
     student: Tapped
     student_node: Node
-    teacher: Trained | None
+    teachers: tuple[Trained, ...]
     plan: Plan
     teacher_plan: Plan
-    trust: tuple[str, ...]
+    reads: frozenset[str]
     listen: Listener
     notice: Callable[[str], None]
-    links: list[Trained] = field(default_factory=list)
+    chain: list[Trained] = field(default_factory=list)
 
     @property
-    def alone(self) -> Node:
-        """The method by which a model of this task is trained where nobody teaches it."""
-        return ALONE[self.data.source.task]
+    def teacher(self) -> Trained:
+        """The model that the student learns from."""
+        return self.teachers[0]
 
     @property
+    def baseline(self) -> Node:
+        """The node of the method that trains a model of this task without a teacher."""
+        return BASELINE[self.data.source.task]
+
+    @property
+    def main(self) -> Score:
+        """The score that selects the best epoch."""
+        return TASKS[self.data.source.task][0]
+
+    @cached_property
     def recipe(self) -> Recipe:
-        """How the student is trained."""
-        return self.plan.recipe("", self.trust)
+        """The recipe by which the student is trained."""
+        return self.plan.recipe(self.builder)
 
-    def fresh(self, node: Node, seed: int, where: str = "student") -> Tapped:
-        """Returns the model of ``node`` with initial weights drawn from the seed and the node alone, on the device."""
-        net = fresh(node, seed, self.data.source, self.runtime.device, self.trust, where)
+    def initialised(self, node: Node, seed: int, where: str = "student") -> Tapped:
+        """Returns the model of ``node`` on the device; its initial weights depend only on the seed and the node."""
+        source, device, tapped = self.data.source, self.runtime.device, "features" in self.reads
+        net = initialised(node, seed, source, device, self.builder, where, tapped)
         if self.runtime.compile:
             net.compile_batches(self.recipe.batch_size)
         return net
 
-    def twin(self, word: str) -> Tapped:
-        """Returns the student's model once more, its initial weights drawn from the plan's seed and ``word``."""
-        return self.fresh(self.student_node, derive(self.plan.seed, word))
+    def peer(self, word: str) -> Tapped:
+        """Returns another model of the student's architecture; its initial weights depend on the seed and ``word``."""
+        return self.initialised(self.student_node, derive(self.plan.seed, word))
 
-    def method(self, node: Node, where: str = "method") -> Method:
-        """Returns the method of ``node``, its own weights drawn from the plan's seed."""
-        with drawn(derive(self.plan.seed, "method", repr(sorted(node.items())))):
-            method: Method = build(node, where=where, trust=self.trust)
-        return method
+    def method(self, node: Node, where: str = "method") -> AnyMethod:
+        """Returns the method of ``node``; the plan's seed determines the weights of its own modules."""
+        return build_method(self.builder, node, self.plan.seed, where)
 
     def taught_by(self, teacher: Trained) -> Experiment:
-        """Returns the same training under another teacher."""
-        if not any(link is teacher for link in self.links):
-            self.links.append(teacher)
-        return replace(self, teacher=teacher)
+        """Returns this experiment with another teacher."""
+        if not any(link is teacher for link in self.chain):
+            self.chain.append(teacher)
+        return replace(self, teachers=(teacher,))
 
-    def shapes(self, model: Tapped | Trained | None) -> list[torch.Size]:
-        """Returns the shapes (1, ...) of the model's tapped features, found by tracing; none for no model."""
-        if model is None:
-            return []
+    def shapes(self, model: Tapped | Trained) -> list[torch.Size]:
+        """Returns the shapes (1, ...) of the model's tapped features, found by tracing."""
         net = model if isinstance(model, Tapped) else model.model
-        source, was = self.data.source, net.training
-        with torch.no_grad():
-            images = torch.zeros(1, source.channels, source.size, source.size, device=self.runtime.device)
-            features = net.eval()(images).features
-        net.train(was)
-        return [feature.shape for feature in features]
+        return shapes(net, self.data.source, self.runtime.device)
 
-    def stage(self, name: str, updates: list[Update], modules: Mapping[str, nn.Module], **changes: Any) -> Stage:
-        """Returns a stage with what most stages have; ``changes`` are any other fields of ``Stage``.
+    def classifier(self, model: Tapped | Trained, where: str) -> nn.Linear:
+        """Returns the linear layer whose output is the model's logits; it has one weight row per class.
 
-        The stream is that of the plan's training data, the number of epochs the recipe's; the student is scored on
-        the validation split, and the best epoch by the task's first score is kept.
+        Raises:
+            ConfigError: naming ``where``, if the model's last linear layer is not that layer.
         """
-        recipe = self.recipe
-        trained = nn.ModuleDict(modules).to(self.runtime.device)
-        usual: dict[str, Any] = {
-            "stream": self.stream(name, recipe.batch_size),
-            "epochs": recipe.epochs,
-            "evaluate": lambda: self.scores(self.student),
-            "select": self.main.select,
-            "asked": lambda: sum(link.asked for link in self.links),
-        }
-        if recipe.stop_at is not None:
-            usual["until"] = lambda scores: scores[self.main.name] >= recipe.stop_at
-        stage = Stage(name, updates, trained, **{**usual, **changes})
-        if recipe.fast:
-            return replace(stage, epochs=1, stream=Brief(stage.stream))
-        return stage
+        source = self.data.source
+        images = torch.zeros(1, source.channels, source.size, source.size, device=self.runtime.device)
+        layer = classifier(model if isinstance(model, Tapped) else model.model, images)
+        if layer is None:
+            what = "its logits do not come from its last linear layer; this method needs a model where they do"
+            raise ConfigError(where, what)
+        return layer
 
-    @property
-    def main(self) -> Any:
-        """The score that selects."""
-        return TASKS[self.data.source.task][0]
+    def stage(self, name: str, updates: list[Update], players: Mapping[str, nn.Module], **changes: Any) -> Stage:
+        """Returns a stage with the usual settings; ``changes`` set or replace any other fields of ``Stage``.
+
+        By default the stage uses the plan's training data and the recipe's number of epochs, and deploys the student
+        if that is one of the ``players``. The deployed player is scored on the validation split, and the best epoch by
+        the task's first score is kept. A stage that deploys nothing has no scores and keeps its last epoch.
+        """
+        nn.ModuleDict(players).to(self.runtime.device)
+        deployed = changes.pop("deployed", STUDENT if STUDENT in players else None)
+        if deployed is not None and deployed not in players:
+            raise ValueError(f"stage {name} deploys {deployed!r}, which is none of its players ({', '.join(players)})")
+        usual: dict[str, Any] = {
+            "stream": self.stream(name, self.recipe.batch_size),
+            "epochs": self.recipe.epochs,
+            "deployed": deployed,
+            "teacher": self.teachers[0] if self.teachers else None,
+            "teacher_images": lambda: sum(link.image_count for link in self.chain),
+        }
+        if deployed is not None:
+            usual |= {"evaluate": lambda: self.scores(players[deployed]), "select": self.main.select}
+            if (enough := self.recipe.stop_at) is not None:
+                usual["until"] = lambda scores: scores[self.main.name] >= enough
+        stage = Stage(name, players, updates, **{**usual, **changes})
+        if self.recipe.fast:
+            return replace(stage, epochs=1, stream=FirstBatches(stage.stream))
+        return stage
 
     def stream(self, name: str, batch_size: int) -> Stream:
         """Returns the training stream of the stage called ``name``."""
-        split = self.data.few if self.plan.few else self.data.train
+        split = self.data.subset if self.plan.subset else self.data.train
         return Stream(split, self.data.source, batch_size, self.plan.seed, name, self.runtime.device)
 
     def scores(self, model: nn.Module, split: str = "val") -> Scores:
@@ -149,8 +169,8 @@ class Experiment:
         return measure(source.task, logits, targets)
 
     def batches(self, split: str) -> Iterator[Batch]:
-        """Yields a split (``val``, ``test``) in order and as it is."""
-        size = max(256, self.recipe.batch_size)  # no gradients are kept: small batches would only be slower
+        """Yields the batches of a split (``val``, ``test``), in order and without augmentation."""
+        size = max(256, self.recipe.batch_size)  # without gradients there is memory for large batches, which are faster
         return batches(getattr(self.data, split), self.data.source, size, self.runtime.device)
 
     def predict(self, model: nn.Module, split: str) -> tuple[Tensor, Tensor]:
@@ -160,47 +180,69 @@ class Experiment:
     def trained(
         self, model: Node, method: Node | None = None, teacher: Trained | None = None, plan: Plan | None = None
     ) -> Trained:
-        """Returns ``model`` trained by ``method`` under ``teacher``: from the store, or trained now and put there.
+        """Returns a model trained by ``method`` under ``teacher``: from the store, or trained now and stored.
 
         Args:
-            model: its node.
-            method: the method's node; alone where None.
-            teacher: of that training.
-            plan: the teachers' where None.
+            model: the node of the model.
+            method: the node of the method; None trains without a teacher, by the task's ``baseline``.
+            teacher: the teacher of that training; None if it has none.
+            plan: the plan of that training; ``teacher_plan`` if None.
         """
-        method, plan = method or self.alone, plan or self.teacher_plan
-        fields = self.fields(model, method, teacher, plan)
-        with drawn(plan.seed):  # what a method draws next must not depend on whether this was trained or loaded
+        method, plan = method or self.baseline, plan or self.teacher_plan
+        fields = self.key_fields(model, method, teacher, plan)
+        with seeded(plan.seed):  # later random numbers must not depend on whether the model was trained or loaded
             folder, manifest = self.store.get(
                 model["name"], fields, lambda folder: self._train(folder, model, method, teacher, plan)
             )
-        if odd := differences(self.runtime.environment(), manifest["environment"]):
-            self.notice(f"{folder.name} was trained elsewhere: {odd}; a retraining may differ in the last bits")
-        net = self.fresh(model, plan.seed)
+        if difference := differences(self.runtime.environment(), manifest["environment"]):
+            self.notice(f"{folder.name} was trained elsewhere: {difference}; a retraining may differ in the last bits")
+        net = self.initialised(model, plan.seed)
         path = folder / "model.safetensors"
         loading.fill(net.model, loading.read(path), path, model["name"])
         trained = Trained(freeze(net), model["name"], manifest["key"], manifest["scores"], folder)
-        self.links.append(trained)
+        self.chain.append(trained)
         return trained
 
     def _train(self, folder: Path, model: Node, method: Node, teacher: Trained | None, plan: Plan) -> dict[str, Any]:
-        """Trains ``model`` in ``folder``; returns what its manifest says."""
-        links = [teacher] if teacher else []
-        exp = replace(self, student_node=model, teacher=teacher, plan=plan, links=links)
-        exp = replace(exp, student=exp.fresh(model, plan.seed))
+        """Trains ``model`` in ``folder``; returns the content of its manifest."""
+        teachers = (teacher,) if teacher else ()
+        exp = replace(self, student_node=model, teachers=teachers, plan=plan, chain=list(teachers))
+        exp = replace(exp, student=exp.initialised(model, plan.seed))
         record = Record(folder, f"{model['name']} by {method['name']}", self.listen)
         try:
             record.text("model", str(model))
-            scores = exp.follow(exp.method(method), journals(record))
+            scores, deployed = exp.follow(exp.method(method), journals(record))
+            self.check_link(deployed, exp.student, method["name"])
             sha256 = weights.write(folder / "model.safetensors", exp.student.model)
         finally:
             record.close()
         return {"sha256": sha256, "scores": scores, "environment": self.runtime.environment()}
 
-    def fields(self, model: Node, method: Node, teacher: Trained | None, plan: Plan) -> dict[str, Any]:
-        """Returns all that a trained model depends on; the store's key is their hash."""
-        return fields(model, method, teacher, plan, self.data, self.runtime.precision, self.trust)
+    def check_link(self, deployed: nn.Module, student: nn.Module, name: str) -> None:
+        """Refuses a model for the chain whose method deploys more than the student: only the student is stored.
 
-    def follow(self, method: Method, journals: Journals) -> Scores:
-        """Trains the stages of ``method`` in turn, or takes them up from their journals; returns the last's scores."""
+        Args:
+            deployed: the module that the method deploys.
+            student: the model that is stored.
+            name: the name of the method.
+
+        Raises:
+            ConfigError: if ``deployed`` is not ``student``.
+        """
+        if deployed is not student:
+            raise ConfigError("method", f"{name} deploys more than its student, so it cannot train a model of a chain")
+
+    def key_fields(self, model: Node, method: Node, teacher: Trained | None, plan: Plan) -> dict[str, Any]:
+        """Returns everything that a trained model depends on; its key in the store is the hash of this."""
+        return key_fields(model, method, teacher, plan, self.data, self.runtime.precision, self.builder)
+
+    def follow(self, method: AnyMethod, journals: Journals) -> Outcome:
+        """Trains the stages of ``method`` in order; finished stages are loaded, and a stopped one is resumed."""
         return follow(method.stages(self), self.plan.seed, self.recipe, self.runtime, journals)
+
+
+def build_method(builder: Builder, node: Node, seed: int, where: str = "method") -> AnyMethod:
+    """Returns the method of ``node``; ``seed`` determines the weights of its own modules."""
+    with seeded(derive(seed, "method", repr(sorted(node.items())))):
+        method: AnyMethod = builder.build(node, where=where)
+    return method

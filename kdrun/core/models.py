@@ -1,4 +1,4 @@
-"""Trained models: initial weights, the plan by which one is trained, and what there is of it afterwards."""
+"""Trained models: their initial weights, the plan of their training, and the result."""
 
 from __future__ import annotations
 
@@ -10,62 +10,62 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdrun.config.build import build, target
-from kdrun.config.nodes import Node, bare, nameless
+from kdrun.config.build import Builder, is_node
+from kdrun.config.nodes import Node, architecture, without_names
 from kdrun.data.source import Source
 from kdrun.data.splits import Data
 from kdrun.errors import ConfigError
 from kdrun.models.loading import SUFFIXES
 from kdrun.store import files
-from kdrun.train.runtime import derive, drawn
+from kdrun.train.loop import Recipe
+from kdrun.train.runtime import derive, seeded
 from kdrun.train.stage import Outputs, Scores
 from kdrun.train.taps import Renormalized, Tapped
-from kdrun.train.training import Recipe
 
 OURS = ("kdrun", "torch", "torchvision")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How, from which seed and on which part of the training data a model is trained.
+    """The recipe, the seed and the part of the training data for one training.
 
     Args:
         node: the recipe as configured; part of the trained model's key.
-        seed: of initial weights, batches and everything else that is drawn.
-        few: whether only ``dataset.train_size`` images are seen, as by the student.
+        seed: the seed of initial weights, batches and everything else that is random.
+        subset: whether to train on the subset of ``dataset.train_size`` images, as the student does.
         fast: see ``Recipe``.
     """
 
     node: Node
     seed: int
-    few: bool
+    subset: bool
     fast: bool = False
 
-    def recipe(self, where: str, trust: tuple[str, ...]) -> Recipe:
+    def recipe(self, builder: Builder) -> Recipe:
         """Returns the recipe that the node describes."""
         node = self.node
         return Recipe(
             epochs=node["epochs"],
             batch_size=node["batch_size"],
-            optimizer=lambda params: build(node["optimizer"], params, where=f"{where}optimizer", trust=trust),
-            schedule=build(node["schedule"], where=f"{where}schedule", trust=trust),
+            optimizer=lambda params: builder.build(node["optimizer"], params, where="optimizer"),
+            schedule=builder.build(node["schedule"], where="schedule"),
             stop_at=node.get("stop_at"),
             fast=self.fast,
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained model, frozen: a teacher, an assistant, a previous student, the same student alone.
+    """A trained model, frozen: a teacher, an assistant, a previous student, or the baseline.
 
     Args:
-        model: in eval mode; maps normalized images to ``Outputs``.
-        name: as in the config.
-        key: what it was made of, as a sha256.
-        scores: on the validation split, and the seconds of its training.
-        folder: its record; None for a checkpoint that was brought along.
+        model: the model in eval mode; it maps normalized images to ``Outputs``.
+        name: its name in the config.
+        key: the sha256 of everything that it depends on.
+        scores: its scores on the validation split, and the costs of its training.
+        folder: the folder of its record; None for an external checkpoint.
     """
 
     model: Tapped | Renormalized
@@ -78,69 +78,117 @@ class Trained:
         outputs: Outputs = self.model(images)
         return outputs
 
+    def until(self, images: Tensor, tap: int) -> Tensor:
+        """Returns the output of one tap; the layers after it are not run."""
+        return self.model.until(images, tap)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yields all weights."""
+        return self.model.parameters()
+
     @property
-    def asked(self) -> int:
-        """How many images the model has been shown so far, in part or whole; what its knowledge costs."""
+    def image_count(self) -> int:
+        """How many images the model has been run on so far, wholly or up to a tap."""
         net = self.model if isinstance(self.model, Tapped) else self.model.model
-        return net.asked
+        return net.image_count
 
 
-def fields(
+def key_fields(
     model: Node,
     method: Node,
     teacher: Trained | None,
     plan: Plan,
     data: Data,
     precision: str,
-    trust: tuple[str, ...],
+    builder: Builder,
 ) -> dict[str, Any]:
-    """Returns all that ``model`` depends on once it is trained, and nothing else: names and taps are left out."""
+    """Returns everything that the trained ``model`` depends on, and nothing else: names and taps are left out."""
     source = data.source
     return {
-        "model": bare(model),
+        "model": architecture(model),
         "task": [source.task, source.channels, source.classes, source.size],
         "data": data.digest,
-        "split": [source.val_fraction, source.split_seed, source.train_size if plan.few else None],
-        "look": [source.mean, source.std, source.crop, source.flip, source.pad_to],
-        "recipe": nameless(plan.node),
+        "split": [source.val_fraction, source.split_seed, source.train_size if plan.subset else None],
+        "normalization": [source.mean, source.std],
+        "augmentation": [source.crop, source.flip, source.pad_to],
+        "recipe": without_names(plan.node),
         "fast": plan.fast,
         "precision": precision,
-        "method": nameless(method),
+        "method": without_names(method),
         "teacher": teacher.key if teacher else None,
         "seed": plan.seed,
-        "sources": sorted(sources([model, method, plan.node], trust)),
+        "sources": sorted(sources([model, method, plan.node], builder)),
     }
 
 
-def sources(nodes: Any, trust: tuple[str, ...]) -> Iterator[str]:
-    """Yields the sha256 of all files that ``nodes`` name: the code of classes that are not ours, torch's or
-    torchvision's, and files of weights.
-    """
+def sources(nodes: Any, builder: Builder) -> Iterator[str]:
+    """Yields the sha256 of all files that ``nodes`` name: weight files, and the code of the user's own classes."""
     if isinstance(nodes, dict):
         path = nodes.get("_target_")
         if isinstance(path, str) and path.partition(".")[0] not in OURS:
-            made = target(nodes, path, trust)
-            yield hashlib.sha256(Path(inspect.getfile(made)).read_bytes()).hexdigest()
+            code = inspect.getfile(builder.target(nodes, path))
+            yield hashlib.sha256(Path(code).read_bytes()).hexdigest()
         nodes = list(nodes.values())
     if isinstance(nodes, list):
         for node in nodes:
-            yield from sources(node, trust)
+            yield from sources(node, builder)
     if isinstance(nodes, str) and nodes.endswith(SUFFIXES) and Path(nodes).is_file():
         yield files.digest(Path(nodes))
 
 
-def fresh(
-    node: Node, seed: int, source: Source, device: torch.device, trust: tuple[str, ...], where: str = "student"
+def reads(builder: Builder, node: Node) -> frozenset[str]:
+    """Returns what the method of ``node`` reads of models, including what the methods nested in it read."""
+    nested = [reads(builder, value) for value in node.values() if is_node(value)]
+    own: frozenset[str] = getattr(builder.target(node, "method"), "reads", frozenset())
+    return own.union(*nested)
+
+
+def initialised(
+    node: Node, seed: int, source: Source, device: torch.device, builder: Builder, where: str, tapped: bool
 ) -> Tapped:
-    """Returns the model of ``node``, built for ``source``, its initial weights drawn from the seed and the node."""
-    core, taps = bare(node), node.get("taps", ())
+    """Returns the model of ``node``; its initial weights depend only on the seed and its architecture.
+
+    Args:
+        node: the node of the model.
+        seed: the seed of the weights.
+        source: the data set, which determines the shape of the images and the classes.
+        device: the device to put the model on.
+        builder: builds objects from config nodes.
+        where: the dotted key of ``node``, for errors.
+        tapped: whether to return the outputs of its taps.
+
+    Raises:
+        ConfigError: if it cannot be built, does not take the images, lacks a tap, or overwrites a tap's output in
+            place.
+    """
+    core, taps = architecture(node), node.get("taps", ())
     if isinstance(taps, str):
         raise ConfigError(f"{where}.taps", f"{taps!r} is not a list; write [{taps}]")
-    with drawn(derive(seed, "student", repr(sorted(core.items())))):
-        model = build(core, source.channels, source.classes, source.size, where=where, trust=trust)
+    with seeded(derive(seed, "student", repr(sorted(core.items())))):
+        model = builder.build(core, source.channels, source.classes, source.size, where=where)
     if getattr(model, "channels_last", False):
         model.to(memory_format=torch.channels_last)
     try:
-        return Tapped(model, taps).to(device)
-    except AttributeError as error:
-        raise ConfigError(f"{where}.taps", str(error)) from error
+        net = Tapped(model, taps if tapped else ()).to(device)
+    except AttributeError as fault:
+        raise ConfigError(f"{where}.taps", str(fault)) from fault
+    try:
+        shapes(net, source, device)
+    except ConfigError as fault:
+        raise ConfigError(f"{where}.{fault.where}", fault.what) from fault
+    except (RuntimeError, AssertionError) as fault:
+        images = f"{source.channels}x{source.size}x{source.size}"
+        raise ConfigError(where, f"does not take images of {images}: {str(fault).splitlines()[0]}") from fault
+    return net
+
+
+def shapes(net: Tapped | Renormalized, source: Source, device: torch.device) -> list[torch.Size]:
+    """Returns the shapes (1, ...) of the tapped features, found by tracing."""
+    tapped, was = net if isinstance(net, Tapped) else net.model, net.training
+    if not tapped.taps:
+        return []
+    with torch.no_grad():
+        images = torch.zeros(1, source.channels, source.size, source.size, device=device)
+        features = net.eval()(images).features
+    net.train(was)
+    return [feature.shape for feature in features]

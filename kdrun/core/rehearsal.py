@@ -1,109 +1,190 @@
-"""A rehearsal: every stage of a training, built and its losses computed once on noise, before any data is read."""
+"""A rehearsal: builds every stage of a training and computes its losses once on noise, before any data is read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import torch
+from torch import Tensor, nn
 
 from kdrun.config.nodes import Node
 from kdrun.core.experiment import Experiment
 from kdrun.core.models import Plan, Trained
+from kdrun.core.sequence import deployed
 from kdrun.data.source import Source, Split
 from kdrun.data.splits import NOISE, Data
 from kdrun.errors import ConfigError, KdrunError
 from kdrun.store.model_store import key
-from kdrun.train.stage import Scores, Stage
-from kdrun.train.taps import freeze
+from kdrun.train.loop import COSTS
+from kdrun.train.stage import Model, Outputs, Scores, Stage, Step
+from kdrun.train.taps import Tapped, freeze
 
 if TYPE_CHECKING:
-    from kdrun.methods.base import Method
+    from kdrun.methods.base import AnyMethod
 
 IMAGES = 2
-"""Of a rehearsal's batch: the fewest that BatchNorm can train on."""
+"""The number of images in a rehearsal's batch: the fewest that BatchNorm can train on."""
 
 
 @dataclass(frozen=True)
-class Sketch:
-    """What a rehearsal saw of one stage.
+class StageSummary:
+    """A summary of one stage, made by a rehearsal.
 
     Args:
-        model: which model it trains.
-        stage: its name.
-        epochs: of it.
-        terms: the names of its losses, one list per update.
-        moved: how many parameters each update moves.
+        model: the name of the model that the stage trains.
+        stage: the name of the stage.
+        epochs: its number of epochs.
+        terms: the names of its loss terms, one list per update.
+        parameters: the number of parameters that each update trains.
     """
 
     model: str
     stage: str
     epochs: int
     terms: list[list[str]]
-    moved: list[int]
+    parameters: list[int]
 
 
 @dataclass(frozen=True)
 class Rehearsal(Experiment):
-    """An experiment that trains nothing: it goes through all stages and notes what it saw in ``seen``."""
+    """An experiment that trains nothing: it goes through all stages and keeps a summary of each.
 
-    seen: list[Sketch] = field(default_factory=list)
+    Args:
+        summaries: the summaries of all stages so far, including those of a chain.
+        trains: the name of the model in training.
+        known: the models that have been rehearsed, by everything that they depend on.
+        read: what the losses have read of the models' outputs so far.
+    """
+
+    summaries: list[StageSummary] = field(default_factory=list)
     trains: str = "student"
     known: dict[str, Trained] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, exp: Experiment, **changes: Any) -> Rehearsal:
+        """Returns a rehearsal of ``exp``: on noise, in small batches, with a copy of its student."""
+        parts = {part.name: getattr(exp, part.name) for part in fields(Experiment)}
+        parts |= {
+            "data": noise(exp.data.source).to(exp.runtime.device),
+            "runtime": replace(exp.runtime, compile=False),  # for one batch, compiling takes longer than it saves
+            "student": deepcopy(exp.student),
+            "plan": replace(exp.plan, node=small(exp.plan.node)),
+            "notice": lambda line: None,
+            "chain": [],
+        }
+        return cls(**{**parts, **changes})
 
     def trained(
         self, model: Node, method: Node | None = None, teacher: Trained | None = None, plan: Plan | None = None
     ) -> Trained:
-        """Returns ``model`` untrained, after the rehearsal of its own training; the same one when asked again."""
-        method, plan = method or self.alone, plan or self.teacher_plan
+        """Rehearses the training of ``model`` and returns it untrained; later calls return the same model."""
+        method, plan = method or self.baseline, plan or self.teacher_plan
         plan = replace(plan, node=small(plan.node))
-        made = repr((model, method, teacher.key if teacher else None, plan))
-        if made not in self.known:
-            net, name = self.fresh(model, plan.seed), model.get("name", "model")
-            other = replace(self, student=net, student_node=model, teacher=teacher, plan=plan, trains=name)
-            other.rehearse(other.method(method))
-            self.known[made] = Trained(freeze(net), name, key({"made": made}), {})
-        return self.known[made]
+        depends = repr((model, method, teacher.key if teacher else None, plan))
+        if depends not in self.known:
+            net, name = self.initialised(model, plan.seed), model.get("name", "model")
+            teachers = (teacher,) if teacher else ()
+            changes: dict[str, Any] = {"student": net, "student_node": model, "teachers": teachers}
+            other = replace(self, plan=plan, trains=name, **changes)
+            self.check_link(other.rehearse(other.method(method)), net, method["name"])
+            self.known[depends] = Trained(freeze(net), name, key({"depends": depends}), {})
+        return self.known[depends]
 
-    def rehearse(self, method: Method) -> list[Sketch]:
-        """Goes through the stages of ``method``; returns what was seen, the chain's links among it.
+    def classifier(self, model: Tapped | Trained, where: str) -> nn.Linear:
+        self.read.add("classifier")
+        return super().classifier(model, where)
+
+    def rehearse(self, method: AnyMethod) -> nn.Module:
+        """Goes through the stages of ``method``; returns the module that the last stage deploys.
 
         Raises:
-            ConfigError: if models, taps and method do not fit together.
+            ConfigError: if models, taps and method do not fit together, or the method reads what it does not declare.
         """
+        stages, scores, stage = method.stages(self), None, None
         try:
-            stages, scores = method.stages(self), None
             while True:
                 stage = stages.send(scores)
-                self.seen.append(self._sketch(stage))
+                self.summaries.append(self._summary(stage))
                 scores = self._scores(stage)
         except StopIteration:
-            return self.seen
+            self._check_reads(method)
+            return deployed(stage)
         except KdrunError:
             raise
-        except (RuntimeError, ValueError, AttributeError, IndexError, TypeError) as error:
+        except (RuntimeError, ValueError, AttributeError, LookupError, TypeError) as error:
+            self._check_reads(method)
             raise ConfigError("method", f"cannot train {self.trains}: {str(error).splitlines()[0]}") from error
 
-    def _sketch(self, stage: Stage) -> Sketch:
-        stage.modules.train()
-        batch = next(stage.stream.epoch(1))
-        with torch.no_grad():
-            given = stage.given(batch)
-        terms = [list(update.loss(batch, given)) for update in stage.updates]
-        moved = [sum(parameter.numel() for parameter in update.params) for update in stage.updates]
-        return Sketch(self.trains, stage.name, stage.epochs, terms, moved)
+    def _check_reads(self, method: AnyMethod) -> None:
+        if undeclared := self.read - self.reads:
+            what = " and ".join(sorted(undeclared))
+            raise ConfigError("method", f"{type(method).__name__} reads {what}, which its `reads` does not declare")
+
+    def _summary(self, stage: Stage) -> StageSummary:
+        stage.train_mode()
+        step = WatchedStep(next(stage.stream.epoch(1)), stage, self.read)
+        terms = []
+        for update in stage.updates:
+            terms.append(list(stage.named(update, update.loss(step))))
+            step.moved(update)
+        parameters = [sum(parameter.numel() for parameter in update.params) for update in stage.updates]
+        return StageSummary(self.trains, stage.name, stage.epochs, terms, parameters)
 
     def _scores(self, stage: Stage) -> Scores:
-        return {**(stage.evaluate() if stage.evaluate else {}), "epoch": 1, "seconds": 0.0, "asked": 0.0}
+        return {**(stage.evaluate() if stage.evaluate else {}), "epoch": 1, **dict.fromkeys(COSTS, 0.0)}
+
+
+class WatchedStep(Step):
+    """A step that records in ``read`` what is read of the outputs apart from the logits."""
+
+    def __init__(self, batch: Any, stage: Stage, read: set[str]) -> None:
+        super().__init__(batch, stage)
+        self.read = read
+
+    def __call__(self, model: Model) -> Outputs:
+        logits, features = super().__call__(model)
+        return Outputs(logits, WatchedFeatures(features, self.read))
+
+    def latest(self, model: Model) -> Outputs:
+        logits, features = super().latest(model)
+        return Outputs(logits, WatchedFeatures(features, self.read))
+
+    def until(self, model: Model, tap: int) -> Tensor:
+        self.read.add("features")
+        return super().until(model, tap)
+
+
+class WatchedFeatures(list[Tensor]):
+    """Features that record in ``read`` when one of them is read."""
+
+    def __init__(self, features: list[Tensor], read: set[str]) -> None:
+        super().__init__(features)
+        self.read = read
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: Any) -> Any:
+        self.read.add("features")
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.read.add("features")
+        return super().__iter__()
 
 
 def small(node: dict[str, Any]) -> dict[str, Any]:
-    """Returns a recipe's node with a batch that a rehearsal's data can fill."""
+    """Returns a recipe's node with the batch size of a rehearsal."""
     return {**node, "batch_size": IMAGES}
 
 
 def noise(source: Source) -> Data:
-    """Returns random images of the shape that ``source`` says, two a split."""
+    """Returns random images of the shape that ``source`` describes, ``IMAGES`` in each split."""
     generator = torch.Generator().manual_seed(0)
     shape = (IMAGES, source.channels, source.size, source.size)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
@@ -113,18 +194,22 @@ def noise(source: Source) -> Data:
     return Data(source, split, split, split, split, NOISE, [])
 
 
-def rehearse(exp: Experiment, method: Node, name: str, teacher: Node | None) -> list[Sketch]:
-    """Returns the sketches of all stages of ``exp`` under ``method`` and ``teacher``, in the order of training.
+def rehearse(exp: Experiment, method: AnyMethod, name: str, teacher: Node | None) -> list[StageSummary]:
+    """Returns the summaries of all stages of ``exp`` under ``method`` and ``teacher``, in the order of training.
+
+    Args:
+        exp: the experiment, still without its teacher; it is not changed.
+        method: the method; it is not changed.
+        name: the name of the student.
+        teacher: the node of the teacher; None if the method has none.
 
     Raises:
         ConfigError: if something does not fit.
     """
-    parts = {field.name: getattr(exp, field.name) for field in fields(Experiment)}
-    plan = replace(exp.plan, node=small(exp.plan.node))
-    runtime = replace(exp.runtime, compile=False)  # for one batch it would take longer than it saves
-    rehearsal = Rehearsal(**{**parts, "plan": plan, "runtime": runtime, "notice": lambda line: None}, trains=name)
+    rehearsal = Rehearsal.of(exp, trains=name)
     if teacher:
-        net = rehearsal.fresh(teacher, exp.teacher_plan.seed, "teacher")  # its faults are said under its own key
-        brought = Trained(freeze(net), teacher["name"], "brought", {}) if teacher["checkpoint"] else None
-        rehearsal = replace(rehearsal, teacher=brought or rehearsal.trained(teacher))
-    return rehearsal.rehearse(rehearsal.method(method))
+        net = rehearsal.initialised(teacher, exp.teacher_plan.seed, "teacher")  # here, so that errors name this key
+        external = Trained(freeze(net), teacher["name"], "external", {}) if teacher["checkpoint"] else None
+        rehearsal = replace(rehearsal, teachers=(external or rehearsal.trained(teacher),))
+    rehearsal.rehearse(deepcopy(method))
+    return rehearsal.summaries

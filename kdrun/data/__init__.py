@@ -1,1 +1,1 @@
-"""Data sets: read, checked, split, and handed out as batches."""
+"""Data sets: reads, checks and splits them, and makes batches."""

@@ -1,4 +1,4 @@
-"""Random crops and flips of whole batches, numbered so that each outcome has a name: its view."""
+"""Random crops and flips of whole batches; every possible outcome has a number, its view."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor
 
 
 def views(crop: int, flip: bool) -> int:
-    """Returns how many views a sample has: (2 crop + 1)^2 places, twice as many with flips."""
+    """Returns the number of views of a sample: (2 crop + 1)^2, twice as many with flips."""
     return int((2 * crop + 1) ** 2 * (1 + flip))
 
 
 def identity(crop: int, flip: bool) -> int:
-    """Returns the view that shows a sample as it is."""
+    """Returns the view that leaves a sample unchanged."""
     return crop * (2 * crop + 2) * (1 + flip)
 
 
 def augment(images: Tensor, view: Tensor, crop: int, flip: bool) -> Tensor:
-    """Returns each image in its view: padded by ``crop`` zeros on each side, cut at some place, perhaps mirrored.
+    """Returns each image in its view: padded by ``crop`` zeros on each side, cropped, and perhaps mirrored.
 
-    A view is ``(dy (2 crop + 1) + dx) (1 + flip) + mirrored``, where (dy, dx) in [0, 2 crop] is the cut's corner.
+    A view is ``(dy (2 crop + 1) + dx) (1 + flip) + mirrored``; (dy, dx) in [0, 2 crop] is the corner of the crop.
 
     Args:
         images: (N, C, H, W).
@@ -29,7 +29,7 @@ def augment(images: Tensor, view: Tensor, crop: int, flip: bool) -> Tensor:
         flip: whether views may be mirrored from left to right.
 
     Returns:
-        (N, C, H, W), of the dtype of ``images``.
+        The views (N, C, H, W), in the dtype of ``images``.
     """
     place, mirrored = (view // 2, view % 2 == 1) if flip else (view, None)
     cut = _cut(images, place, crop) if crop else images
@@ -41,8 +41,8 @@ def _cut(images: Tensor, place: Tensor, crop: int) -> Tensor:
     count, channels, height, width = padded.shape
     corner = torch.arange(count, device=images.device) * (channels * height * width)
     corner += place // (2 * crop + 1) * width + place % (2 * crop + 1)
-    # every cut is a window of the same strides over one flat buffer: a view that costs nothing, then one copy;
-    # twice as fast on a CPU as a gather from nested unfolds
+    # every crop is a window of the same strides over one flat buffer: a view without cost, then one copy; on a CPU
+    # this is twice as fast as a gather from nested unfolds
     last = channels * height * width * (count - 1) + 2 * crop * (width + 1)
     windows = padded.as_strided((last + 1, *images.shape[1:]), (1, height * width, width, 1))
     return windows.index_select(0, corner)

@@ -1,4 +1,4 @@
-"""What was made of a data set's files, kept beside them, so that it is made once."""
+"""A cache of decoded data sets: the tensors are stored beside the files, so that the files are decoded once."""
 
 from __future__ import annotations
 
@@ -18,27 +18,30 @@ from kdrun.errors import WriteError
 from kdrun.store import files
 
 FORMAT = 1
-"""To be raised when the same files are made into something else."""
+"""The format of the cache; increase it when the same files give other tensors."""
 
 PARTS = ("train", "test")
 
 LATER = {field.name for field in fields(Source)} - {"channels", "size", "classes"} | {"root", "download"}
-"""Arguments of sources that do not change what is read, only what becomes of it."""
+"""Arguments of sources that do not change what is read from the files, so they are not part of the cache's key."""
 
 
 def cached(
     source: Source, folder: Path, parts: Sequence[Path], parse: Callable[[], tuple[Split, Split]]
 ) -> tuple[Split, Split]:
-    """Returns what ``parse`` makes of the files ``parts``, from the last time if none of them has changed since.
+    """Returns the result of ``parse``: from the cache if none of the files has changed since it was stored.
 
-    Also sets ``names``, ``notes`` and ``digest`` of ``source``. A file counts as changed if its size or its time
-    of modification is another. What was kept is checked by its sha256, and made anew if that is wrong.
+    Also sets ``names``, ``notes`` and ``digest`` of ``source``. A file counts as changed if its size or modification
+    time differs. The sha256 of the cache is checked; if it is wrong, the files are parsed again.
 
     Args:
-        source: its arguments are part of what must be the same.
-        folder: where the result is kept; if it cannot be written to, nothing is kept.
+        source: the data set; its arguments must be the same as those of the stored result.
+        folder: the folder of the cache; if it is not writable, nothing is stored.
         parts: all files that ``parse`` reads.
-        parse: reads them.
+        parse: reads the files and returns the training and the test split.
+
+    Returns:
+        The training and the test split.
     """
     path = folder / f".kdrun-{_key(source)}.safetensors"
     stamp = _stamp(folder, parts)
@@ -48,7 +51,7 @@ def cached(
     train, test = parse()
     source.digest = train.digest()
     facts = {"stamp": stamp, "digests": [source.digest, test.digest()], "names": source.names, "notes": source.notes}
-    with contextlib.suppress(WriteError):  # data may well lie where only its owner writes
+    with contextlib.suppress(WriteError):  # the data may be in a folder that only its owner can write to
         files.write(path, save(_tensors(train, test), _sealed(json.dumps(facts))))
     return train, test
 
@@ -81,8 +84,8 @@ def _stamp(folder: Path, parts: Sequence[Path]) -> str:
 def _load(path: Path, stamp: str, source: Source) -> tuple[Split, Split] | None:
     try:
         with safe_open(path, framework="pt") as file:
-            told = file.metadata() or {}
-            facts = json.loads(told["facts"]) if told == _sealed(told.get("facts", "")) else {}
+            metadata = file.metadata() or {}
+            facts = json.loads(metadata["facts"]) if metadata == _sealed(metadata.get("facts", "")) else {}
             if facts.get("stamp") != stamp:
                 return None
             train, test = (Split(*(file.get_tensor(f"{part}.{name}") for name in Split._fields)) for part in PARTS)
@@ -91,6 +94,6 @@ def _load(path: Path, stamp: str, source: Source) -> tuple[Split, Split] | None:
     if [train.digest(), test.digest()] != facts["digests"]:
         return None
     source.names, source.notes, source.digest = facts["names"], facts["notes"], facts["digests"][0]
-    # tensors as loaded are views of the file, and a file that goes away in mid-run would take them along; the
-    # training images are copied when they are split, the test images here
+    # loaded tensors are views of the file, and would be lost if the file disappeared during the run; the training
+    # images are copied when they are split, the test images here
     return train, Split(test.images.clone(), test.targets.clone())

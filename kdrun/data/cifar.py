@@ -1,4 +1,4 @@
-"""CIFAR, in the Python form its authors publish."""
+"""CIFAR, in the Python version that its authors publish."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from kdrun.data.source import Source, Split, check
 from kdrun.errors import InputError
 
 LARGEST = 1 << 30
-"""Bytes: no file of CIFAR is near it."""
+"""The most bytes that are read of a file; the files of CIFAR are much smaller."""
 
 PIXELS = 3 * 32 * 32
 
 
 @dataclass(kw_only=True)
 class Cifar(Source):
-    """Batches of pickled 32 x 32 images, as torchvision lays them out.
+    """Batches of pickled 32 x 32 images, in torchvision's folder layout.
 
     Args:
         root: the folder of all data sets.
-        verify: whether the files must be the published ones.
-        download: whether to fetch them where they are missing.
+        verify: whether to check that the files are the published ones.
+        download: whether to download missing files.
     """
 
     channels: Literal[3] = 3
@@ -40,7 +40,7 @@ class Cifar(Source):
     verify: bool = True
     download: bool = True
     kind: ClassVar[str]
-    """The class of torchvision.datasets that downloads it."""
+    """The class of torchvision.datasets that downloads the files."""
     folder: ClassVar[str]
     train_files: ClassVar[tuple[str, ...]]
     test_files: ClassVar[tuple[str, ...]]
@@ -61,7 +61,7 @@ class Cifar(Source):
         return [name for name in self.md5 if not (self._place / name).is_file()]
 
     def _keys(self) -> tuple[bytes, bytes]:
-        """Returns what the labels are called in a batch, and their names in the meta file."""
+        """Returns the key of the labels in a batch, and the key of the class names in the meta file."""
         return b"labels", b"label_names"
 
     def _parse(self) -> tuple[Split, Split]:
@@ -70,19 +70,19 @@ class Cifar(Source):
         return self._split(self.train_files, labels), self._split(self.test_files, labels)
 
     def _class_names(self, key: bytes) -> list[str]:
-        found = self._open(self.meta).get(key)
-        if not isinstance(found, list) or len(found) != self.classes:
+        content = self._open(self.meta).get(key)
+        if not isinstance(content, list) or len(content) != self.classes:
             what = f"has no {self.classes} {key.decode()} (dataset.classes={self.classes}); fetch it again"
             raise InputError(str(self._place / self.meta), what)
-        return [name.decode() if isinstance(name, bytes) else str(name) for name in found]
+        return [name.decode() if isinstance(name, bytes) else str(name) for name in content]
 
     def _split(self, names: tuple[str, ...], key: bytes) -> Split:
-        parts = [self._batch(name, key) for name in names]
-        return Split(torch.cat([part.images for part in parts]), torch.cat([part.targets for part in parts]))
+        content = [self._batch(name, key) for name in names]
+        return Split(torch.cat([part.images for part in content]), torch.cat([part.targets for part in content]))
 
     def _batch(self, name: str, key: bytes) -> Split:
-        found, where = self._open(name), str(self._place / name)
-        pixels, labels = found.get(b"data"), found.get(key)
+        content, where = self._open(name), str(self._place / name)
+        pixels, labels = content.get(b"data"), content.get(key)
         if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != PIXELS:
             raise InputError(where, f"holds no data of N x {PIXELS} bytes; fetch it again")
         if not isinstance(labels, list) or not all(type(label) is int for label in labels):
@@ -126,7 +126,7 @@ class CIFAR100(Cifar):
     """50,000 + 10,000 photographs of 32 x 32 pixels in 100 fine or 20 coarse classes (A. Krizhevsky, 2009).
 
     Args:
-        labels: which of the two; coarse ones make 20 of a ``classes`` of 100.
+        labels: whether to use the fine or the coarse classes; ``coarse`` changes ``classes`` from 100 to 20.
     """
 
     classes: Literal[20, 100] = 100

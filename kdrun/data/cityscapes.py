@@ -1,4 +1,4 @@
-"""Cityscapes: street photographs and their label maps, as pairs to translate one into the other."""
+"""Cityscapes: pairs of a street photograph and its label map, for image translation."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ COLOURS = {
     "motorcycle": (0, 0, 230),
     "bicycle": (119, 11, 32),
 }
-"""Of the 19 classes that are scored, in the order of the benchmark (M. Cordts et al., 2016, arXiv:1604.01685)."""
+"""The colours of the 19 scored classes, in the order of the benchmark (M. Cordts et al., 2016, arXiv:1604.01685)."""
 
 
 @dataclass(kw_only=True)
 class Cityscapes(Source):
-    """2,975 + 500 pairs of photograph and label map, squeezed into squares; the validation part is the test split.
+    """2,975 + 500 pairs of photograph and label map, resized to squares; the validation part is the test split.
 
-    The label maps of pairs went through JPEG, so their colours are near those of ``palette`` only.
+    The label maps of ``layout=pairs`` are JPEG files, so their colours are only close to those of ``palette``.
 
     Args:
         root: the folder of all data sets.
-        layout: ``pairs`` is what pix2pix made of it, ``root/cityscapes/{train,val}/*.jpg`` with the photograph in
-            the left half and the label map in the right one; ``official`` is ``root/cityscapes/{leftImg8bit,gtFine}``.
-        direction: which of the two a model is given, and which it is to make.
+        layout: ``pairs`` is the version of pix2pix, ``root/cityscapes/{train,val}/*.jpg``, with the photograph in the
+            left half and the label map in the right half; ``official`` is ``root/cityscapes/{leftImg8bit,gtFine}``.
+        direction: which of the two is the input of a model, and which is its target.
     """
 
     channels: Literal[3] = 3
@@ -64,7 +64,7 @@ class Cityscapes(Source):
     palette: ClassVar[tuple[tuple[int, int, int], ...]] = tuple(COLOURS.values())
 
     @property
-    def labels_given(self) -> bool:
+    def from_labels(self) -> bool:
         return self.direction == "label_to_photo"
 
     def read(self) -> tuple[Split, Split]:
@@ -76,18 +76,18 @@ class Cityscapes(Source):
         return Path(self.root) / "cityscapes"
 
     def _paths(self, part: str) -> list[Path]:
-        """Returns the pairs of a part, or its photographs each followed by its label map."""
+        """Returns the files of a part: the pairs, or each photograph followed by its label map."""
         official = self.layout == "official"
         place = self._place / ("leftImg8bit" if official else "") / part
         if official:
             photos = sorted(place.glob("*/*_leftImg8bit.png"))
-            found = [path for photo in photos for path in (photo, self._label_of(photo))]
+            paths = [path for photo in photos for path in (photo, self._label_of(photo))]
         else:
-            found = pictures.listed(place) if place.is_dir() else []
-        if not found:
+            paths = pictures.listed(place) if place.is_dir() else []
+        if not paths:
             what = f"no images in '{place}' (dataset.layout={self.layout}); Cityscapes cannot be downloaded freely: "
             raise InputError("dataset.root", f"{what}register at cityscapes-dataset.com and place them there")
-        return found
+        return paths
 
     def _label_of(self, photo: Path) -> Path:
         name = photo.name.replace("_leftImg8bit", "_gtFine_color")
@@ -104,8 +104,8 @@ class Cityscapes(Source):
         else:
             photos, _ = pictures.gathered(paths[::2], shape, self._load)
             labels, _ = pictures.gathered(paths[1::2], shape, self._load_label)
-        given, wanted = (photos, labels) if self.direction == "photo_to_label" else (labels, photos)
-        return check(Split(given.contiguous(), wanted.contiguous()), self, self.root)
+        inputs, targets = (photos, labels) if self.direction == "photo_to_label" else (labels, photos)
+        return check(Split(inputs.contiguous(), targets.contiguous()), self, self.root)
 
     def _load(self, path: Path) -> np.ndarray:
         return self._fitted(pictures.opened(path, "RGB"), exact=False)

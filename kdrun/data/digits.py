@@ -1,4 +1,4 @@
-"""The handwritten digits that come with scikit-learn: real images, and nothing to download."""
+"""The handwritten digits that are part of scikit-learn: real images, without a download."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kdrun.data.splits import set_aside
 
 @dataclass(kw_only=True)
 class Digits(Source):
-    """1,797 digits of 8 x 8 pixels, 174 to 183 a class: UCI's optdigits (E. Alpaydin, C. Kaynak, 1998), its test part.
+    """1,797 digits of 8 x 8 pixels, 174 to 183 per class: the test part of UCI's optdigits (Alpaydin, Kaynak, 1998).
 
     Args:
-        test_size: how many make the test split, always the same ones, as equally often of each class as may be.
+        test_size: images in the test split; always the same ones, balanced over the classes.
     """
 
     channels: Literal[1] = 1
@@ -27,7 +27,7 @@ class Digits(Source):
     test_size: Annotated[int, "[1, 1796]"] = 450
 
     def read(self) -> tuple[Split, Split]:
-        from sklearn.datasets import load_digits  # costs a second, and only this data set needs it
+        from sklearn.datasets import load_digits  # takes a second, and only this data set needs it
 
         loaded = load_digits()
         pixels = torch.from_numpy(loaded.images).mul(255 / 16).round().to(torch.uint8)  # 0 ... 16 as shipped

@@ -1,4 +1,4 @@
-"""Fetching a data set with torchvision: once, whole, and never half-way into place."""
+"""Downloads data sets with torchvision: each once, into a temporary folder that is moved into place at the end."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from kdrun.errors import InputError
 LOCK = ".download.lock"
 
 TIMEOUT = 30.0
-"""Seconds without a byte; urllib alone would wait for ever behind a firewall that drops packets."""
+"""Seconds to wait for a byte; urllib alone would wait for ever behind a firewall that drops packets."""
 
 Fetch = Callable[[Path], None]
-"""Downloads a data set, laid out as below ``root``, into the folder it is given."""
+"""Downloads a data set into the folder that it is called with, in the same layout as below ``root``."""
 
 
 def ensure(root: Path, folder: str, names: list[str], missing: Callable[[], list[str]], fetch: Fetch | None) -> None:
-    """Sees to it that the files of a data set are there, downloading them if they are not.
+    """Downloads the files of a data set if some are missing.
 
     Args:
         root: the folder of all data sets.
-        folder: this one's, below it.
-        names: of its files.
-        missing: says which of them are not there.
-        fetch: downloads them; None to look only.
+        folder: the folder of this data set, relative to ``root``.
+        names: the names of its files.
+        missing: returns the names of the missing files.
+        fetch: downloads them; None to check only.
 
     Raises:
-        InputError: if some are missing and were not to be had; it says which, where they go, and what else to do.
+        InputError: if files are still missing; the message names them, their place, and the other ways out.
     """
     if not missing():
         return
@@ -48,12 +48,12 @@ def ensure(root: Path, folder: str, names: list[str], missing: Callable[[], list
 
 
 def torchvision(kind: str, **settings: Any) -> Fetch:
-    """Returns what downloads the data set that torchvision calls ``kind``."""
+    """Returns the function that downloads the data set of the torchvision class ``kind``."""
 
     def fetch(scratch: Path) -> None:
-        import torchvision.datasets  # costs a second and more
+        import torchvision.datasets  # takes more than a second
 
-        with contextlib.redirect_stdout(sys.stderr):  # it prints what it does
+        with contextlib.redirect_stdout(sys.stderr):  # torchvision prints its progress
             getattr(torchvision.datasets, kind)(str(scratch), download=True, **settings)
 
     return fetch
@@ -70,7 +70,7 @@ def _lacking(root: Path, folder: str, names: list[str], lacking: list[str], reas
 
 
 def _fetch(root: Path, folder: str, missing: Callable[[], list[str]], fetch: Fetch) -> str:
-    """Downloads into a folder of its own, then moves the files; returns why that failed, or nothing."""
+    """Downloads into a temporary folder, then moves the files; returns why it failed, or an empty string."""
     try:
         with _scratch(root) as scratch, _timeout():
             if missing():  # another process may have been first

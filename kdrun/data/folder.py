@@ -1,4 +1,4 @@
-"""A folder of one's own images, in a folder per class."""
+"""A folder of the user's own images, with one subfolder per class."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from kdrun.errors import ConfigError, InputError
 class Folder(Source):
     """Image files in ``root/<class>``, or in ``root/train/<class>`` and ``root/test/<class>`` (or ``val``).
 
-    All files are decoded when they are read, so that none fails later. The classes are the folders, by name.
+    All files are decoded at the start, so that none fails later. The classes are the folders, sorted by name.
 
     Args:
         root: the folder.
-        classes: how many there must be; 0 to count them, which looks for the folders at once.
-        channels: 1 turns images grey, 3 grey ones into three equal channels.
-        fit: scale width and height each to ``size``, or the shorter one and cut out the centre.
-        test_fraction: of the images, as often of each class as may be and always the same ones, makes the test
-            split where no folder does.
+        classes: the number of classes; 0 counts the folders when the object is made.
+        channels: 1 converts images to grey, 3 gives grey images three equal channels.
+        fit: ``stretch`` scales width and height each to ``size``; ``crop`` scales the shorter one and cuts out the
+            centre.
+        test_fraction: the part of the images that becomes the test split if there is no folder for it; always the same
+            images, balanced over the classes.
 
     Raises:
-        InputError: if ``classes`` are to be counted and there is no folder.
+        InputError: if ``classes`` is 0 and there are no folders to count.
     """
 
     channels: Literal[1, 3] = 3
@@ -51,25 +52,25 @@ class Folder(Source):
         super().__post_init__()
 
     def read(self) -> tuple[Split, Split]:
-        found = self._class_folders()
-        if len(found) != self.classes:
-            what = f"{self.classes}, but {found[0].parent} has {len(found)} folders; leave it out to count them"
+        paths = self._class_folders()
+        if len(paths) != self.classes:
+            what = f"{self.classes}, but {paths[0].parent} has {len(paths)} folders; leave it out to count them"
             raise ConfigError("dataset.classes", what)
-        self.names = [folder.name for folder in found]
-        train = [path for folder in found for path in pictures.listed(folder)]
+        self.names = [folder.name for folder in paths]
+        train = [path for folder in paths for path in pictures.listed(folder)]
         test = self._test_paths()
         return cached(self, Path(self.root), train + test, lambda: self._parse(train, test))
 
     def _class_folders(self) -> list[Path]:
         root = Path(self.root)
         if not root.is_dir():
-            raise InputError("dataset.root", f"no such folder '{root}'; give the one that holds a folder per class")
+            raise InputError("dataset.root", f"no such folder '{root}'; give a folder with one subfolder per class")
         place = root / "train" if (root / "train").is_dir() else root
-        found = _folders(place)
-        if len(found) < 2:
-            many = f"only the folder '{found[0].name}'" if found else "no folders"
-            raise InputError("dataset.root", f"{many} in '{place}'; put the images of each class into one of its own")
-        return found
+        paths = _folders(place)
+        if len(paths) < 2:
+            many = f"only the folder '{paths[0].name}'" if paths else "no folders"
+            raise InputError("dataset.root", f"{many} in '{place}'; put the images of each class into its own folder")
+        return paths
 
     def _test_paths(self) -> list[Path]:
         root = Path(self.root)

@@ -1,4 +1,4 @@
-"""MNIST and the data sets that come in its file format, idx."""
+"""MNIST and other data sets in its file format, idx."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from kdrun.errors import InputError
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 MAGIC = {3: "images", 1: "labels"}
-"""What a file of so many dimensions holds; its first four bytes are 0, 0, 8 (for uint8) and that number."""
+"""The content of a file by its number of dimensions; its first four bytes are 0, 0, 8 (for uint8) and that number."""
 
 LARGEST = 1 << 32
-"""Bytes: a header that promises more is not believed."""
+"""The most bytes that a header may announce; a larger number means a damaged file."""
 
 
-def read(path: Path, dimensions: int, md5: str | None = None) -> Tensor:
-    """Returns what an idx file holds, as uint8; the file may be packed with gzip.
+def read_idx(path: Path, dimensions: int, md5: str | None = None) -> Tensor:
+    """Returns the content of an idx file as uint8; the file may be compressed with gzip.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         dimensions: 3 for images (N, H, W), 1 for labels (N,).
-        md5: of the published file, unpacked; None to take any.
+        md5: the md5 of the published file, uncompressed; None to accept any file.
 
     Raises:
-        InputError: if the file is cut short, empty, no idx file, or not the published one.
+        InputError: if the file is truncated, empty, no idx file, or not the published one.
     """
     with raw.opened(path) as file:
         head = raw.take(file, path, 4 + 4 * dimensions)
@@ -49,10 +49,10 @@ def read(path: Path, dimensions: int, md5: str | None = None) -> Tensor:
 
 
 def _shape(head: bytes, path: Path, dimensions: int) -> tuple[int, ...]:
-    found = head[3] if len(head) > 3 and head[:3] == b"\0\0\x08" else None
-    if found in MAGIC and found != dimensions:
-        raise InputError(str(path), f"holds {MAGIC[found]}, {MAGIC[dimensions]} expected; are two files swapped?")
-    if found != dimensions:
+    stored = head[3] if len(head) > 3 and head[:3] == b"\0\0\x08" else None
+    if stored in MAGIC and stored != dimensions:
+        raise InputError(str(path), f"holds {MAGIC[stored]}, {MAGIC[dimensions]} expected; are two files swapped?")
+    if stored != dimensions:
         raise InputError(str(path), f"not an idx file (magic 0x{head[:4].hex()}); fetch it again")
     if len(head) < 4 + 4 * dimensions:
         raise InputError(str(path), "truncated in its header; fetch it again")
@@ -68,7 +68,7 @@ def _mb(count: int) -> str:
 
 @dataclass(kw_only=True)
 class Idx(Source):
-    """Four idx files, as torchvision lays them out: ``root/<folder>/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte``.
+    """Four idx files in torchvision's layout: ``root/<folder>/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte``.
 
     Args:
         root: the folder of all data sets.
@@ -77,7 +77,7 @@ class Idx(Source):
     root: str = "data"
     folder: ClassVar[str]
     instead: ClassVar[str] = ""
-    """What may be given in place of the four files."""
+    """Other files that are accepted in place of the four, for the message of a missing file."""
 
     def read(self) -> tuple[Split, Split]:
         names = [*FILES, self.instead] if self.instead else list(FILES)
@@ -85,7 +85,7 @@ class Idx(Source):
         return self._split(*FILES[:2]), self._split(*FILES[2:])
 
     def missing(self) -> list[str]:
-        """Returns which of the four files are not there."""
+        """Returns the names of the missing files."""
         return [f"{name}(.gz)" for name in FILES if raw.find(self._raw, name) is None]
 
     @property
@@ -104,7 +104,7 @@ class Idx(Source):
 
     def _tensor(self, name: str, dimensions: int) -> tuple[Tensor, Path]:
         path = raw.find(self._raw, name) or self._raw / name
-        return read(path, dimensions, self._md5(name)), path
+        return read_idx(path, dimensions, self._md5(name)), path
 
 
 @dataclass(kw_only=True)
@@ -112,8 +112,8 @@ class Published(Idx):
     """Idx files that torchvision can download and whose md5 is known.
 
     Args:
-        verify: whether the files must be the published ones.
-        download: whether to fetch them where they are missing.
+        verify: whether to check that the files are the published ones.
+        download: whether to download missing files.
     """
 
     channels: Literal[1] = 1
@@ -122,7 +122,7 @@ class Published(Idx):
     verify: bool = True
     download: bool = True
     md5: ClassVar[dict[str, str]]
-    """Of the files, unpacked."""
+    """The md5 of each file, uncompressed."""
 
     def _fetch(self) -> Fetch | None:
         return torchvision(self.folder) if self.download else None

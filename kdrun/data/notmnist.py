@@ -1,4 +1,4 @@
-"""notMNIST: the letters A to J in many fonts, as idx files or as they were published."""
+"""notMNIST: the letters A to J in many fonts, as idx files or as the published PNG files."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LETTERS = tuple("ABCDEFGHIJ")
 class NotMNIST(Idx):
     """Letters of 28 x 28 pixels (Y. Bulatov, 2011): four idx files, or folders A ... J of PNG files.
 
-    Files among the PNG that cannot be read, of which the published set has two, are left out and counted.
+    PNG files that cannot be read are left out and counted; the published set has two of them.
 
     Args:
-        test_fraction: of the PNG files, the same for each letter and always the same ones, makes the test split;
-            idx files bring a test split of their own.
+        test_fraction: the part of the PNG files that becomes the test split: always the same files, balanced over the
+            letters. The idx files have their own test split.
     """
 
     channels: Literal[1] = 1

@@ -1,4 +1,4 @@
-"""CIFAR's pickles, read without running what is in them."""
+"""Reads the pickles of CIFAR without running any code in them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _dtype(code: Any, align: bool = False, copy: bool = False) -> np.dtype[Any]:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")  # how pickles of Python 3 write bytes for Python 2
+    return text.encode("latin1")  # the form in which Python 3 pickles bytes for Python 2
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows uint8 arrays and plain containers; a pickle that asks for anything else is refused, not run."""
+    """Loads uint8 arrays and plain containers only; a pickle with anything else is refused, and not run."""
 
     allowed = {
-        "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],  # wherever this numpy keeps it
+        "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],  # its module depends on numpy's version
         "numpy.core.numeric._frombuffer": np.empty(0).__reduce_ex__(5)[0],
         "numpy.ndarray": np.ndarray,
         "numpy.dtype": _dtype,
@@ -34,22 +34,22 @@ class _Unpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        asked = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
-        if asked not in self.allowed:
-            raise pickle.UnpicklingError(f"asks for {asked}")
-        return self.allowed[asked]
+        wanted = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
+        if wanted not in self.allowed:
+            raise pickle.UnpicklingError(f"holds {wanted}")
+        return self.allowed[wanted]
 
 
 def unpickle(content: bytes, path: Path) -> dict[bytes, Any]:
-    """Returns the dictionary in a CIFAR batch; its text is bytes, as it was in Python 2.
+    """Returns the dictionary in a CIFAR batch; strings are bytes, as in Python 2.
 
     Raises:
-        InputError: if it is damaged, or asks for more than arrays; nothing of it is run.
+        InputError: if it is damaged, or holds anything but arrays and plain containers; nothing in it is run.
     """
     try:
-        found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle can raise anything at all
+        loaded = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # a damaged pickle can raise any exception
         raise InputError(str(path), f"not a CIFAR batch ({error}); fetch it again") from None
-    if not isinstance(found, dict):
+    if not isinstance(loaded, dict):
         raise InputError(str(path), "not a CIFAR batch (no dictionary); fetch it again")
-    return {key.encode() if isinstance(key, str) else key: value for key, value in found.items()}
+    return {key.encode() if isinstance(key, str) else key: value for key, value in loaded.items()}

@@ -1,4 +1,4 @@
-"""Image files, decoded and brought to one size."""
+"""Decodes image files and resizes them to one size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kdrun.data import raw
 from kdrun.errors import InputError
 
 LARGEST = 1 << 26
-"""Pixels: a file that unpacks to more is taken for a bomb."""
+"""The most pixels that an image may have; a larger one may be a decompression bomb."""
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -25,7 +25,7 @@ Fit = Literal["stretch", "crop"]
 
 
 def listed(folder: Path) -> list[Path]:
-    """Returns the image files right in ``folder``, by name; hidden ones do not count."""
+    """Returns the image files directly in ``folder``, sorted by name, without hidden files."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
 
 
@@ -33,7 +33,7 @@ def opened(path: Path, mode: str) -> Image.Image:
     """Returns the image in a file, upright and in ``mode``: L for grey, RGB for colour.
 
     Raises:
-        InputError: if the file is no image, cut short, absurdly large, or of more than 8 bits per channel.
+        InputError: if the file is no image, truncated, too large, or has more than 8 bits per channel.
     """
     with raw.opened(path) as file:
         try:
@@ -47,19 +47,19 @@ def opened(path: Path, mode: str) -> Image.Image:
             return ImageOps.exif_transpose(image).convert(mode)
         except Image.DecompressionBombError:
             raise InputError(str(path), f"too large; {LARGEST} pixels are the most that is read") from None
-        except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's ways to say that it is broken
+        except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow raises all of these for damaged files
             reason = " ".join(str(error).split("<")[0].split()) or type(error).__name__
             raise InputError(str(path), f"cannot be read ({reason}); replace or remove it") from None
 
 
 def fitted(image: Image.Image, size: int, fit: Fit, exact: bool = False) -> Image.Image:
-    """Returns ``image`` at ``size`` x ``size``.
+    """Returns ``image`` resized to ``size`` x ``size``.
 
     Args:
-        image: of any size.
-        size: pixels.
-        fit: scale width and height each (``stretch``), or the shorter one and cut out the centre (``crop``).
-        exact: whether the result may hold no colour that ``image`` does not, as befits label maps.
+        image: an image of any size.
+        size: the width and the height of the result, in pixels.
+        fit: ``stretch`` scales width and height each; ``crop`` scales the shorter one and cuts out the centre.
+        exact: whether to keep the colours without mixing them, as label maps need.
     """
     how = Image.Resampling.NEAREST if exact else Image.Resampling.BILINEAR
     if fit == "crop":
@@ -68,7 +68,7 @@ def fitted(image: Image.Image, size: int, fit: Fit, exact: bool = False) -> Imag
 
 
 def pixels(image: Image.Image) -> np.ndarray:
-    """Returns (C, H, W) uint8."""
+    """Returns the pixels of ``image``, (C, H, W) uint8."""
     values = np.asarray(image)
     return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
 
@@ -76,26 +76,26 @@ def pixels(image: Image.Image) -> np.ndarray:
 def gathered(
     paths: Sequence[Path], shape: tuple[int, ...], load: Callable[[Path], np.ndarray], faults: list[str] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Decodes files side by side.
+    """Decodes files in parallel.
 
     Args:
-        paths: of the files.
-        shape: of what ``load`` makes of one, uint8.
-        load: reads one.
-        faults: takes one line about each file that cannot be read, which is then left out; None to raise.
+        paths: the paths of the files.
+        shape: the shape of one decoded file.
+        load: decodes one file, to uint8.
+        faults: a list that gets one line about each unreadable file, which is then left out; None to raise instead.
 
     Returns:
-        (N, *shape) uint8, and (N,) int64 the places in ``paths`` of those that could be read.
+        The decoded files (N, *shape) uint8, and (N,) int64 their positions in ``paths``.
 
     Raises:
-        InputError: of ``load``, unless ``faults`` are taken.
+        InputError: raised by ``load``, if ``faults`` is None.
     """
     whole = np.empty((len(paths), *shape), dtype=np.uint8)
     kept: list[int] = []
     pool = ThreadPoolExecutor()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ``opened`` has a limit of its own
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ``opened`` has its own limit
             for place, job in enumerate([pool.submit(load, path) for path in paths]):
                 try:
                     whole[len(kept)] = job.result()

@@ -1,4 +1,4 @@
-"""The bytes of a data set's files: present, whole, and the published ones."""
+"""Reads the bytes of a data set's files, and checks that they are complete and the published ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LFS = b"version https://git-lfs"
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """Returns the file ``name`` in ``folder``, or ``name.gz`` where only that is there, or None."""
+    """Returns the path of ``name`` in ``folder``, else that of ``name.gz``, else None."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
@@ -22,7 +22,7 @@ def find(folder: Path, name: str) -> Path | None:
 
 
 def opened(path: Path) -> BinaryIO:
-    """Returns ``path`` opened for reading, through gzip where its name ends in .gz.
+    """Opens ``path`` for reading, through gzip if its name ends in .gz.
 
     Raises:
         InputError: if it is unreadable, empty, or a Git LFS pointer.
@@ -40,10 +40,10 @@ def opened(path: Path) -> BinaryIO:
 
 
 def take(file: BinaryIO, path: Path, count: int) -> bytes:
-    """Returns at most ``count`` bytes of ``file``, fewer at its end; a .gz cannot unpack to more than was asked for.
+    """Returns at most ``count`` bytes of ``file``, fewer at its end; so a .gz cannot unpack to a huge size.
 
     Raises:
-        InputError: if the .gz is damaged, or cut before its end.
+        InputError: if the .gz is damaged or truncated.
     """
     try:
         return file.read(count)
@@ -54,19 +54,19 @@ def take(file: BinaryIO, path: Path, count: int) -> bytes:
 
 
 def verify(path: Path, content: bytes, md5: str | None) -> None:
-    """Compares ``content`` to the published file.
+    """Checks that ``content`` is that of the published file.
 
     Args:
-        path: where it came from.
-        content: of the file, unpacked.
-        md5: of the published file, in hex; None to take any.
+        path: the path of the file, for the error.
+        content: the content of the file, uncompressed.
+        md5: the md5 of the published file, in hex; None to accept any content.
 
     Raises:
-        InputError: if they differ.
+        InputError: if the md5 differs.
     """
     if md5 is None:
         return
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
-        what = f"md5 differs from the published file's (got {found}, not {md5})"
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if digest != md5:
+        what = f"md5 differs from the published file's (got {digest}, not {md5})"
         raise InputError(str(path), f"{what}; fetch it again, or go on with dataset.verify=false")

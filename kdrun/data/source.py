@@ -1,4 +1,4 @@
-"""What a data set is: where its images come from, how they are shown to a model."""
+"""The base class of data sets: where the images come from, and how they are normalized, augmented and split."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ Task = Literal["classification", "translation"]
 
 
 class Split(NamedTuple):
-    """Part of a data set, as read."""
+    """A part of a data set, as read from its files."""
 
     images: Tensor  # (N, C, H, W) uint8
-    targets: Tensor  # (N,) int64 class ids, or (N, C, H, W) uint8 what the images are paired with
+    targets: Tensor  # (N,) int64 class ids, or (N, C, H, W) uint8 images that ``images`` are paired with
 
     @property
     def size(self) -> int:
-        """The number of images; ``len`` of a named tuple is that of its fields."""
+        """The number of images; ``len`` of a named tuple would be its number of fields."""
         return len(self.images)
 
     def take(self, index: Tensor) -> Split:
-        """Returns a copy of the images at the places ``index`` (int64), with their targets."""
+        """Returns copies of the images at the positions ``index`` (int64), and of their targets."""
         return Split(self.images.index_select(0, index), self.targets.index_select(0, index))
 
     def to(self, device: torch.device) -> Split:
-        """Returns the split on ``device``; itself where it is there already."""
+        """Returns the split on ``device``; tensors that are there already are not copied."""
         return Split(self.images.to(device), self.targets.to(device))
 
     def digest(self) -> str:
-        """Returns the sha256, in hex, of shapes and bytes."""
+        """Returns the sha256, in hex, of the shapes and the bytes of images and targets."""
         seen = hashlib.sha256()
         for tensor in self:
             seen.update(repr(tuple(tensor.shape)).encode())
@@ -45,22 +45,22 @@ class Split(NamedTuple):
 
 @dataclass(kw_only=True)
 class Source(ABC):
-    """A data set before it is read; making one opens no file.
+    """A data set; its files are opened by ``read``, not when the object is made.
 
     Reading it also sets ``names``, ``notes`` and ``digest``.
 
     Args:
-        channels: of an image.
-        size: of an image in pixels, which is square.
-        classes: how many there are; where images are paired with images, how many colours the label maps have.
-        mean: per channel, of pixels in [0, 1].
-        std: per channel, of pixels in [0, 1]. Images that are targets are normalized by the same two numbers.
-        crop: train on ``size`` x ``size`` cuts, at random places, of images padded with as many zeros on each side.
-        flip: mirror every other training image, on average, from left to right.
-        pad_to: zero-pad images to this size when they are read, and make this the ``size``.
-        val_fraction: of the training images, held back for validation.
-        split_seed: decides which these are.
-        train_size: the student trains on so many of the remaining images only; on all where None.
+        channels: channels of an image.
+        size: width and height of an image, in pixels.
+        classes: number of classes; for pairs of images, number of colours of the label maps.
+        mean: mean per channel, of pixels in [0, 1].
+        std: standard deviation per channel, of pixels in [0, 1]. Target images are normalized by the same two numbers.
+        crop: zeros to pad on each side of a training image, before a ``size`` x ``size`` crop at a random place.
+        flip: whether to mirror half of the training images, at random, from left to right.
+        pad_to: zero-pad images to this size when they are read; it becomes the ``size``.
+        val_fraction: the part of the training images that becomes the validation split.
+        split_seed: the seed that selects the validation images.
+        train_size: the number of the remaining images that the student trains on; all if None.
 
     Raises:
         ConfigError: if the numbers contradict each other.
@@ -78,22 +78,22 @@ class Source(ABC):
     split_seed: Annotated[int, "[0, inf)"] = 0
     train_size: Annotated[int, "[1, inf)"] | None = None
     native: int = field(init=False)
-    """Pixels of an image before padding."""
+    """Width and height of an image before padding, in pixels."""
     names: list[str] = field(init=False)
-    """What the classes are called: numbers, unless known better."""
+    """The names of the classes; numbers if there are no names."""
     notes: list[str] = field(default_factory=list, init=False)
-    """What a user should know of the files, one line each."""
+    """Notes about the files for the user, one line each."""
     digest: str | None = field(default=None, init=False)
-    """Of the training images, where reading had to find it out anyway."""
+    """The sha256 of the training split, if ``read`` has computed it."""
 
     task: ClassVar[Task] = "classification"
     known_names: ClassVar[tuple[str, ...]] = ()
     palette: ClassVar[tuple[tuple[int, int, int], ...]] = ()
-    """The colours of the label maps, by class, where images are paired with such."""
+    """The colours of the label maps, by class; empty if the data set has no label maps."""
 
     @property
-    def labels_given(self) -> bool:
-        """Whether the label maps, where there are such, are what a model is given, not what it is to make."""
+    def from_labels(self) -> bool:
+        """Whether label maps are the input of the model, and not its target."""
         return False
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self) -> tuple[Split, Split]:
-        """Returns the training and the test images, ``native`` pixels wide.
+        """Returns the training and the test split; the images are ``native`` pixels wide.
 
         Raises:
             InputError: if files are missing or unfit.
@@ -123,10 +123,15 @@ class Source(ABC):
 
 
 def check(split: Split, source: Source, where: str) -> Split:
-    """Returns ``split`` if it is what ``source`` says; ``where`` is the file or key to blame if it is not.
+    """Returns ``split`` after checking that it has the shapes and classes of ``source``.
+
+    Args:
+        split: the split.
+        source: the data set.
+        where: the file or key that the error names.
 
     Raises:
-        InputError: if counts or shapes disagree, or if a label is no class.
+        InputError: if counts or shapes differ, or a label is not a class.
     """
     images, targets = split
     if len(images) != len(targets):
@@ -134,7 +139,7 @@ def check(split: Split, source: Source, where: str) -> Split:
     if len(images) == 0:
         raise InputError(where, "holds no images; fetch the file again")
     channels, height, width = images.shape[1:]
-    # a padded source copied by dataclasses.replace has forgotten how wide its images were
+    # a padded source copied by dataclasses.replace has lost the width of its images: ``native`` is the padded size
     if channels != source.channels or height != width or not (width == source.native or width < source.size):
         wanted = f"{source.channels} x {source.native} x {source.native}"
         raise InputError(where, f"images are {channels} x {height} x {width}, {wanted} by dataset.channels and .size")

@@ -1,4 +1,4 @@
-"""The parts of a data set: to train on, to select by, to report."""
+"""Splits a data set into training, validation and test images."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from kdrun.errors import ConfigError
 from kdrun.train.runtime import derive
 
 NOISE = "noise"
-"""In place of a digest."""
+"""The digest of the random images of a rehearsal."""
 
 
 @dataclass
 class Data:
-    """A data set, read and split; every image of it in memory."""
+    """A data set, read and split; all images are in memory."""
 
     source: Source
     train: Split
-    """The training images but for the validation ones."""
-    few: Split
-    """What the student trains on: ``train`` itself, or ``train_size`` images of it."""
+    """The training images without the validation images."""
+    subset: Split
+    """The images that the student trains on: ``train`` itself, or ``train_size`` images of it."""
     val: Split
     test: Split
     digest: str
-    """sha256 of all training images and targets, as read: before they were padded or split."""
+    """The sha256 of all training images and targets as read, before padding and splitting."""
     notes: list[str]
-    """What a user should know of it, one line each."""
+    """Notes about the data for the user, one line each."""
 
     @property
     def rehearsed(self) -> bool:
-        """Whether these are the few images of noise of a rehearsal, of which nothing can be asked but their shape."""
+        """Whether these are the random images of a rehearsal, in which only the shapes have a meaning."""
         return self.digest == NOISE
 
     @classmethod
@@ -42,38 +42,38 @@ class Data:
         """Reads ``source`` and splits it; the same ``split_seed`` gives the same split.
 
         Raises:
-            ConfigError: if a split would be empty, or ``train_size`` is more than there is.
+            ConfigError: if a split would be empty, or ``train_size`` is larger than the training split.
             InputError: if files are missing or unfit.
         """
         whole, test = source.read()
         digest = source.digest or whole.digest()
         whole, test = _pad(whole, source.size), _pad(test, source.size)
-        train, val = _apart(whole, _held_back(whole.size, source))
+        train, val = _separated(whole, _held_back(whole.size, source))
         notes = [*source.notes, *_missing(train, "training", source), *_missing(val, "validation", source)]
-        return cls(source, train, _few(train, source), val, test, digest, notes)
+        return cls(source, train, _subset(train, source), val, test, digest, notes)
 
     def to(self, device: torch.device) -> Data:
         """Returns the data on ``device``."""
         train = self.train.to(device)
-        few = train if self.few is self.train else self.few.to(device)
-        return replace(self, train=train, few=few, val=self.val.to(device), test=self.test.to(device))
+        subset = train if self.subset is self.train else self.subset.to(device)
+        return replace(self, train=train, subset=subset, val=self.val.to(device), test=self.test.to(device))
 
-    def brief(self, count: int) -> Data:
-        """Returns the data with no more than ``count`` images to select by, and as many to report."""
+    def first(self, count: int) -> Data:
+        """Returns the data with at most the first ``count`` validation images and ``count`` test images."""
         val, test = (split.take(torch.arange(min(count, split.size))) for split in (self.val, self.test))
         return replace(self, val=val, test=test)
 
 
 def balanced(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Returns ``count`` places of ``labels``, drawn at random and as equally often from each class as may be.
+    """Returns ``count`` random positions in ``labels``, as equally many of each class as possible.
 
     Args:
         labels: (N,) int64.
-        count: at most N.
-        generator: draws them.
+        count: the number of positions, at most N.
+        generator: the random generator.
 
     Returns:
-        (count,) int64, ascending.
+        The positions (count,) int64, ascending.
     """
     order = torch.randperm(len(labels), generator=generator)
     shuffled = labels[order]
@@ -82,12 +82,16 @@ def balanced(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def set_aside(whole: Split, count: int, name: str) -> tuple[Split, Split]:
-    """Returns ``whole`` without a test split, and that: always the same for a ``name``, balanced over the classes."""
+    """Splits ``count`` images off as a test split, balanced over the classes; the same ``name`` gives the same images.
+
+    Returns:
+        The remaining images, and the test split.
+    """
     generator = torch.Generator().manual_seed(derive(0, name, "test"))
-    return _apart(whole, balanced(whole.targets, count, generator))
+    return _separated(whole, balanced(whole.targets, count, generator))
 
 
-def _apart(split: Split, index: Tensor) -> tuple[Split, Split]:
+def _separated(split: Split, index: Tensor) -> tuple[Split, Split]:
     inside = torch.zeros(split.size, dtype=torch.bool)
     inside[index] = True
     return split.take((~inside).nonzero()[:, 0]), split.take(inside.nonzero()[:, 0])
@@ -103,7 +107,7 @@ def _held_back(count: int, source: Source) -> Tensor:
     return torch.randperm(count, generator=generator)[:held]
 
 
-def _few(train: Split, source: Source) -> Split:
+def _subset(train: Split, source: Source) -> Split:
     count = source.train_size
     if count is None:
         return train

@@ -1,4 +1,4 @@
-"""Batches out of a split: shuffled and augmented to train on, or in order to score by."""
+"""Makes batches from a split: shuffled and augmented for training, in order and unchanged for scores."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from kdrun.train.stage import Batch
 class Stream:
     """The shuffled, augmented batches of a split; the same seed and name give the same bits on every device.
 
-    All random numbers of an epoch are drawn on the CPU at its start, so a step is a slice of them, and an epoch
-    can be entered at any batch. A last batch of one image, which BatchNorm cannot take, joins the one before.
+    All random numbers of an epoch are drawn on the CPU at its start, so an epoch can start at any batch. BatchNorm
+    cannot train on one image, so a last batch of one image is merged into the batch before it.
 
     Args:
-        split: its images stay uint8 until a batch is made.
-        source: how its images are augmented and normalized.
+        split: the split; its images stay uint8 until a batch is made.
+        source: the data set, which determines how images are augmented and normalized.
         batch_size: images per batch, at most ``split.size``.
-        seed: of the run or of the teacher.
-        name: of the stage; stages of other names see other orders.
-        device: where batches are made.
+        seed: the seed of the run or of the teacher.
+        name: the name of the stage; each name gives another order.
+        device: the device on which batches are made.
 
     Raises:
         ConfigError: if a batch is larger than the split.
@@ -43,7 +43,7 @@ class Stream:
         self.seed = seed
         self.name = name
         self._split = split.to(device)
-        self._look = _Look.of(source, device)
+        self._pipeline = _Pipeline.of(source, device)
         self._bounds = _bounds(split.size, batch_size)
 
     def __len__(self) -> int:
@@ -51,17 +51,17 @@ class Stream:
         return len(self._bounds)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yields the batches of epoch ``number`` (from 1), beginning with batch ``start`` (from 0)."""
+        """Yields the batches of epoch ``number`` (from 1), starting with batch ``start`` (from 0)."""
         generator = torch.Generator().manual_seed(derive(self.seed, self.name, number))
         device = self._split.images.device
         order = torch.randperm(self.size, generator=generator).to(device)
         view = torch.randint(self.views, (self.size,), generator=generator).to(device)
         for low, high in self._bounds[start:]:
-            yield self._look.batch(self._split, order[low:high], view[low:high], number)
+            yield self._pipeline.batch(self._split, order[low:high], view[low:high], number)
 
 
 def check_batch(batch_size: int, split: Split, where: str = "batch_size") -> None:
-    """Refuses a batch that the training images of ``split`` cannot fill.
+    """Refuses a batch size larger than the number of training images in ``split``.
 
     Raises:
         ConfigError: naming the key ``where``.
@@ -71,16 +71,16 @@ def check_batch(batch_size: int, split: Split, where: str = "batch_size") -> Non
 
 
 def batches(split: Split, source: Source, batch_size: int, device: torch.device) -> Iterator[Batch]:
-    """Yields a split in order and as it is, for scores; the epoch is 0 and the last batch may be smaller."""
-    split, look = split.to(device), _Look.of(source, device)
+    """Yields a split in order and without augmentation, for scores; the epoch is 0, the last batch may be smaller."""
+    split, pipeline = split.to(device), _Pipeline.of(source, device)
     as_is = augment.identity(source.crop, source.flip)
     for low in range(0, split.size, batch_size):
         index = torch.arange(low, min(low + batch_size, split.size), device=device)
-        yield look.batch(split, index, torch.full_like(index, as_is), 0, still=True)
+        yield pipeline.batch(split, index, torch.full_like(index, as_is), 0, as_it_is=True)
 
 
-class _Look(NamedTuple):
-    """How a source's pixels become a model's input."""
+class _Pipeline(NamedTuple):
+    """The steps from a source's pixels to a model's input: augmentation and normalization."""
 
     crop: int
     flip: bool
@@ -88,19 +88,19 @@ class _Look(NamedTuple):
     scale: Tensor  # (C, 1, 1)
 
     @classmethod
-    def of(cls, source: Source, device: torch.device) -> _Look:
+    def of(cls, source: Source, device: torch.device) -> _Pipeline:
         mean, std = (torch.tensor(each, dtype=torch.float32).view(-1, 1, 1) for each in (source.mean, source.std))
         return cls(source.crop, source.flip, (-mean / std).to(device), (1 / (255 * std)).to(device))
 
-    def batch(self, split: Split, index: Tensor, view: Tensor, epoch: int, still: bool = False) -> Batch:
-        def shown(pixels: Tensor) -> Tensor:
+    def batch(self, split: Split, index: Tensor, view: Tensor, epoch: int, as_it_is: bool = False) -> Batch:
+        def processed(pixels: Tensor) -> Tensor:
             taken = pixels.index_select(0, index)
-            seen = taken if still else augment.augment(taken, view, self.crop, self.flip)
+            seen = taken if as_it_is else augment.augment(taken, view, self.crop, self.flip)
             return torch.addcmul(self.shift, seen, self.scale)
 
         images, targets = split
         paired = targets.dtype == torch.uint8
-        return Batch(shown(images), shown(targets) if paired else targets[index], index, view, epoch)
+        return Batch(processed(images), processed(targets) if paired else targets[index], index, view, epoch)
 
 
 def _bounds(size: int, batch_size: int) -> list[tuple[int, int]]:
@@ -110,7 +110,7 @@ def _bounds(size: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(lows, [*lows[1:], size], strict=True))
 
 
-class Brief:
+class FirstBatches:
     """The first two batches of each epoch of a stream."""
 
     def __init__(self, stream: stage.Stream) -> None:

@@ -1,4 +1,4 @@
-"""SVHN: house numbers, cropped to their digits."""
+"""SVHN: single digits cropped from photographs of house numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kdrun.data.source import Source, Split, check
 from kdrun.errors import InputError
 
 LARGEST = 1 << 31
-"""Bytes: the largest file of SVHN has 182 million."""
+"""The most bytes that are read of a file; the largest file of SVHN has 182 million."""
 
 MD5 = {
     "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
@@ -27,12 +27,12 @@ MD5 = {
 
 @dataclass(kw_only=True)
 class SVHN(Source):
-    """73,257 + 26,032 digits of 32 x 32 pixels off house numbers (Y. Netzer et al., 2011).
+    """73,257 + 26,032 digits of 32 x 32 pixels from house numbers (Y. Netzer et al., 2011).
 
     Args:
         root: the folder of all data sets.
-        verify: whether the files must be the published ones.
-        download: whether to fetch them where they are missing.
+        verify: whether to check that the files are the published ones.
+        download: whether to download missing files.
     """
 
     channels: Literal[3] = 3
@@ -66,7 +66,7 @@ class SVHN(Source):
         raw.verify(path, content, md5 if self.verify else None)
         pixels, digits = _arrays(content, path)
         labels = torch.from_numpy(digits.astype(np.int64).reshape(-1))
-        labels[labels == 10] = 0  # the published files count from 1 and have the digit 0 last
+        labels[labels == 10] = 0  # in the published files the label of the digit 0 is 10
         images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)))
         return check(Split(images, labels), self, str(path))
 
@@ -75,10 +75,10 @@ def _arrays(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
     from scipy.io import loadmat
 
     try:
-        found: dict[str, Any] = loadmat(BytesIO(content), variable_names=["X", "y"])
-    except Exception as error:  # a damaged file can raise anything at all
+        arrays: dict[str, Any] = loadmat(BytesIO(content), variable_names=["X", "y"])
+    except Exception as error:  # a damaged file can raise any exception
         raise InputError(str(path), f"not a MATLAB file ({' '.join(str(error).split())}); fetch it again") from None
-    pixels, digits = found.get("X"), found.get("y")
+    pixels, digits = arrays.get("X"), arrays.get("y")
     if (
         not isinstance(pixels, np.ndarray)
         or pixels.dtype != np.uint8

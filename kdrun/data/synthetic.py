@@ -1,4 +1,4 @@
-"""Images made up on the spot, of any shape and number, that a model can nevertheless learn."""
+"""Generated images of any shape and number, for which a model can learn the classes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from kdrun.train.runtime import derive
 
 @dataclass(kw_only=True)
 class Synthetic(Source):
-    """Smooth random patterns, one per class, each image being its class's pattern under noise.
+    """One smooth random pattern per class; each image is the pattern of its class plus noise.
 
     Args:
-        train_count: training images, validation ones among them.
-        test_count: test images.
-        noise: of a pixel, in standard deviations of the patterns; the more, the harder.
-        seed: draws the patterns and the images.
+        train_count: number of training images, including the validation images.
+        test_count: number of test images.
+        noise: standard deviation of the noise per pixel, in the units of the patterns (near 1); more noise is harder.
+        seed: the seed of the patterns and the images.
     """
 
     channels: Annotated[int, "[1, inf)"] = 1
@@ -47,12 +47,12 @@ class Synthetic(Source):
 
 @dataclass(kw_only=True)
 class SyntheticPairs(Source):
-    """Smooth random patterns, each paired with its negative whose channels have moved up by one.
+    """Smooth random patterns, each paired with its negative with the channels rotated by one.
 
     Args:
-        train_count: training pairs, validation ones among them.
-        test_count: test pairs.
-        seed: draws them.
+        train_count: number of training pairs, including the validation pairs.
+        test_count: number of test pairs.
+        seed: the seed of the pairs.
     """
 
     channels: Annotated[int, "[1, inf)"] = 3
@@ -75,7 +75,7 @@ class SyntheticPairs(Source):
 
 
 def _patterns(count: int, channels: int, size: int, seed: int, part: str) -> Tensor:
-    """Returns (count, channels, size, size) float32 patterns of standard deviation near 1: 4 x 4 numbers, enlarged."""
+    """Returns patterns (count, channels, size, size) in float32: 4 x 4 random numbers, enlarged; std near 1."""
     generator = torch.Generator().manual_seed(derive(seed, "synthetic", part))
     coarse = torch.randn(count, channels, 4, 4, generator=generator)
     return F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=True) * 1.5

@@ -1,4 +1,4 @@
-"""Images that are tensors already."""
+"""A data set of images that are already tensors."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(eq=False)
 class Tensors(Source):
-    """Images of one's own with their labels, as tensors.
+    """A data set made from tensors of images and labels.
 
     Args:
-        images: (N, C, H, H) uint8 pixels; they are normalized, and augmented, when a batch is made.
+        images: (N, C, H, H) uint8 pixels; they are augmented and normalized when a batch is made.
         labels: (N,) class ids of any integer type, from 0.
-        test: images and labels of the test split; where None, ``test_fraction`` of the images, as often of each class
-            as may be and always the same ones, are set aside for it.
-        classes: how many there are; 0 for one more than the largest label.
-        mean: per channel, of pixels in [0, 1]; measured on ``images`` where empty.
-        std: per channel, of pixels in [0, 1]; measured on ``images`` where empty.
-        test_fraction: see ``test``.
+        test: images and labels of the test split; if None, ``test_fraction`` of the images becomes the test split,
+            always the same images, balanced over the classes.
+        classes: number of classes; 0 means the largest label plus one.
+        mean: mean per channel, of pixels in [0, 1]; measured on ``images`` if empty.
+        std: standard deviation per channel, of pixels in [0, 1]; measured on ``images`` if empty.
+        test_fraction: the part of the images that becomes the test split if ``test`` is None.
 
     Raises:
-        InputError: if shapes or types are others.
+        InputError: if a shape or a type is not as above.
         ConfigError: if the numbers contradict each other.
     """
 
@@ -62,9 +62,9 @@ class Tensors(Source):
 def _split(images: object, labels: object, where: str) -> Split:
     if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
         kinds = f"{type(images).__name__} and {type(labels).__name__}"
-        raise InputError(where, f"images and labels are {kinds}, not tensors; torch.as_tensor makes them such")
+        raise InputError(where, f"images and labels are {kinds}, not tensors; convert them with torch.as_tensor")
     if images.dtype != torch.uint8:
-        way_out = "pixels in [0, 1] become such by (255 * images).round().to(torch.uint8)"
+        way_out = "convert pixels in [0, 1] with (255 * images).round().to(torch.uint8)"
         raise InputError(where, f"images are {str(images.dtype).removeprefix('torch.')}, not uint8; {way_out}")
     if images.ndim != 4 or images.shape[2] != images.shape[3] or not images.numel():
         raise InputError(where, f"images are {tuple(images.shape)}, not (N, C, H, H)")
@@ -75,8 +75,9 @@ def _split(images: object, labels: object, where: str) -> Split:
 
 
 def _statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Returns mean and standard deviation per channel, by how often each of 256 values occurs: as floats, the images
-    would take four times their memory.
+    """Returns mean and standard deviation per channel.
+
+    Computed from a histogram of the 256 values, because the images as floats would take four times their memory.
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.cpu().unbind(1)])

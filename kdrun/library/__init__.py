@@ -1,4 +1,4 @@
-"""Distillation of one's own modules, without a config: the stages, the loop and the record of any other run."""
+"""Distillation of your own modules without a config; stages, training loop and record are those of any other run."""
 
 from __future__ import annotations
 
@@ -8,47 +8,58 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
+from kdrun.config.build import Builder, is_node
 from kdrun.config.root import Root
-from kdrun.config.values import fit
+from kdrun.config.values import check_value
 from kdrun.core.experiment import Experiment
-from kdrun.core.models import Plan, Trained
-from kdrun.core.rehearsal import Rehearsal, noise, small
+from kdrun.core.models import Plan, Trained, reads
+from kdrun.core.rehearsal import Rehearsal
 from kdrun.data.source import Source
 from kdrun.data.splits import Data
 from kdrun.data.tensors import Tensors
 from kdrun.errors import ConfigError
-from kdrun.library.describe import check_fit, check_shape, described, digest, fields_of, named, pieces, refuse_another
-from kdrun.methods.base import Method
+from kdrun.library.describe import (
+    check_fit,
+    check_shape,
+    class_name,
+    described,
+    digest,
+    fields_of,
+    pieces,
+    refuse_another,
+)
+from kdrun.methods.base import AnyMethod
 from kdrun.report.display import Display
-from kdrun.run.run import conclude
+from kdrun.run.run import conclude, network
 from kdrun.store.checkpoint import journals
-from kdrun.store.model_store import Store
+from kdrun.store.format import RECORD_FORMAT
+from kdrun.store.model_store import ModelStore
 from kdrun.store.record import Record, Row, versions
+from kdrun.train.loop import Recipe
 from kdrun.train.runtime import Interrupt, Runtime, pick
 from kdrun.train.schedules import Constant
 from kdrun.train.stage import Scores
 from kdrun.train.taps import Renormalized, Tapped, freeze
-from kdrun.train.training import Recipe
 
 CONSTANT = Constant()
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """What came of a distillation.
+    """The result of a distillation.
 
     Args:
-        student: as it was after its best epoch, in eval mode: the very module that was given.
-        summary: what stands in a run's summary.json: under ``models``, for ``teacher`` and ``student``, the scores on
+        student: the module that was passed in, with the weights of its best epoch, in eval mode.
+        summary: the content of a run's summary.json. Its ``models`` holds for ``teacher`` and ``student`` the scores on
             the test and the validation split, parameters, FLOPs of one image and seconds of training.
-        rows: one per epoch: stage, epoch, seconds, mean losses, validation scores.
+        rows: one row per epoch: stage, epoch, seconds, mean losses, validation scores.
     """
 
     student: nn.Module
@@ -65,7 +76,7 @@ class Distilled:
 def distill(
     student: nn.Module,
     teacher: nn.Module | None,
-    method: Method,
+    method: AnyMethod,
     data: Source | tuple[Tensor, Tensor],
     *,
     epochs: int = 20,
@@ -78,39 +89,40 @@ def distill(
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> Distilled:
-    """Trains ``student`` under ``teacher`` by ``method``, tests both, and leaves the student at its best epoch.
+    """Trains ``student`` under ``teacher`` by ``method`` and tests both; the student keeps its best epoch's weights.
 
-    A tenth of the training images selects that epoch; the test images are looked at once, at the end. The modules are
-    moved to the device and stay there; the teacher is frozen. Torch's global generators are left as they were.
+    A tenth of the training images is the validation split, which selects the best epoch; the test images are used only
+    at the end. The modules are moved to the device and stay there. The teacher is frozen. Torch's global random
+    generators are left unchanged.
 
     Args:
-        student: maps images (N, C, H, W) to logits (N, classes); a ``Tapped`` where the method wants its features.
-        teacher: likewise, or a ``Renormalized`` that sees images as it was trained to; None where nobody teaches.
-        method: as ``KD(temperature=4)``; a new one for each call.
+        student: maps images (N, C, H, W) to logits (N, classes); a ``Tapped`` if the method needs its features.
+        teacher: likewise; a ``Renormalized`` if it was trained with another normalization; None for no teacher.
+        method: the method, such as ``KD(temperature=4)``; make a new one for each call.
         data: uint8 images (N, C, H, H) and their labels (N,), or any data set, such as ``Tensors`` with its options.
-        epochs: of each stage that sets no number of its own.
+        epochs: number of epochs, for stages that set no number of their own.
         batch_size: images per step.
-        optimizer: makes it from parameters: ``partial(torch.optim.SGD, lr=0.1)``.
-        schedule: progress in [0, 1] -> factor of the learning rate, as in ``kdrun.train.schedules``.
-        seed: of batches and of all that the method draws; the modules come with their weights.
+        optimizer: makes the optimizer from a list of parameters, such as ``partial(torch.optim.SGD, lr=0.1)``.
+        schedule: maps progress in [0, 1] to a factor of the learning rate, as in ``kdrun.train.schedules``.
+        seed: the seed of the batches and of the method; the weights of the modules are not changed by it.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
-        precision: ``bf16`` for autocast in training.
-        folder: of the record. Where it holds a part of this very training, that is gone on with, in place of the
-            weights that the student came with. Where None, nothing is kept.
-        progress: whether to say how far it is.
+        precision: ``fp32``, or ``bf16`` for autocast in training.
+        folder: the folder of the record. If it holds a part of the same training, that is resumed, and the current
+            weights of the student are not used. If None, nothing is stored.
+        progress: whether to show progress.
 
     Raises:
-        ConfigError: if the pieces do not fit together; nothing has been trained then.
-        InputError: if the data are unfit, or ``folder`` holds another training.
-        TrainingError: if a loss stops being finite.
-        Interrupted: if a signal asked to stop; with a ``folder``, the same call goes on.
+        ConfigError: if the parts do not fit together; nothing has been trained then.
+        InputError: if the data cannot be used, or ``folder`` holds another training.
+        TrainingError: if a loss is no longer finite.
+        Interrupted: if a signal arrived; with a ``folder``, the same call resumes the training.
     """
-    if not isinstance(method, Method):
+    if not isinstance(method, AnyMethod):
         raise ConfigError("method", f"{method!r} is no method; use one such as KD()")
     recipe = {"epochs": epochs, "batch_size": batch_size}
-    check({**recipe, "seed": seed, "device": device, "precision": precision})
+    check_settings({**recipe, "seed": seed, "device": device, "precision": precision})
     node = {**recipe, "optimizer": described(optimizer), "schedule": described(schedule)}
-    plan = Own(node, seed, few=True, made=Recipe(epochs, batch_size, optimizer, schedule))
+    plan = ObjectPlan(node, seed, subset=True, objects=Recipe(epochs, batch_size, optimizer, schedule))
     source = data if isinstance(data, Source) else Tensors(*data)
     with ExitStack() as stack:
         interrupt, place = stack.enter_context(stoppable()), stack.enter_context(kept(folder))
@@ -120,72 +132,69 @@ def distill(
         exp = Experiment(
             data=Data.read(source).to(runtime.device),
             runtime=runtime,
-            store=Store(place / "models", interrupt, display.notice if display else ignore),
+            store=ModelStore(place / "models", interrupt, display.notice if display else discard),
+            builder=Builder(),
             student=tapped(student).to(runtime.device),
             student_node={},
-            teacher=None,
+            teachers=(),
             plan=plan,
             teacher_plan=plan,
-            trust=(),
-            listen=display.listen if display else ignore,
-            notice=display.notice if display else ignore,
+            reads=reads_of(method),
+            listen=display.listen if display else discard,
+            notice=display.notice if display else discard,
         )
         check_fit(exp, method, teacher)
-        return train(exp.taught_by(taught(exp, teacher)) if teacher else exp, method, place)
+        return train_student(exp.taught_by(frozen(exp, teacher)) if teacher else exp, method, place)
 
 
 @dataclass(frozen=True)
-class Own(Plan):
-    """A plan whose optimizer and schedule are objects; its node only describes them."""
+class ObjectPlan(Plan):
+    """A plan whose optimizer and schedule are objects; its node only describes them for the record."""
 
-    made: Recipe = field(kw_only=True)
+    objects: Recipe = field(kw_only=True)
 
-    def recipe(self, where: str, trust: tuple[str, ...]) -> Recipe:
-        return replace(self.made, epochs=self.node["epochs"], batch_size=self.node["batch_size"])
+    def recipe(self, builder: Builder) -> Recipe:
+        return replace(self.objects, epochs=self.node["epochs"], batch_size=self.node["batch_size"])
 
 
-def train(exp: Experiment, method: Method, folder: Path) -> Distilled:
-    """Rehearses, trains and tests, with its record in ``folder``."""
-    rehearse(exp, method)
+def train_student(exp: Experiment, method: AnyMethod, folder: Path) -> Distilled:
+    """Rehearses, trains and tests the student of ``exp``; the record is in ``folder``."""
+    Rehearsal.of(exp).rehearse(deepcopy(method))
     config, key = pieces(exp, method), fields_of(exp, method)
     record = Record(folder, f"{config['student']['name']} by {config['method']['name']}", exp.listen)
     try:
         refuse_another(folder, key)
         record.config(config)
         about = {"overrides": [], "versions": versions(), "environment": exp.runtime.environment()}
-        record.about(status="running", started=time.time(), fields=key, **about)
-        scores = exp.follow(method, journals(record))
-        summary = conclude(exp, config, method, None, scores, record, [])
-        return Distilled(exp.student.model, summary, record.rows)
+        record.about(status="running", format=RECORD_FORMAT, started=time.time(), fields=key, **about)
+        outcome = exp.follow(method, journals(record))
+        summary = conclude(exp, config, method, None, outcome, record, [])
+        return Distilled(network(outcome.deployed), summary, record.rows)
     finally:
         record.close()
 
 
-def check(settings: dict[str, Any]) -> None:
-    """Refuses what the keys of the same names in a run's config do not take."""
-    hints = get_type_hints(Root, include_extras=True)
-    for name, value in settings.items():
-        fit(value, hints[name], name)
-
-
-def taught(exp: Experiment, teacher: nn.Module) -> Trained:
-    """Returns ``teacher`` frozen, as methods know it."""
-    model = freeze((teacher if isinstance(teacher, Renormalized) else tapped(teacher)).to(exp.runtime.device))
-    check_shape(exp, model, "teacher")
-    return Trained(model, named(model), digest(model.state_dict(), repr(model)), exp.scores(model))
-
-
-def rehearse(exp: Experiment, method: Method) -> None:
-    """Goes through all stages on noise, with copies of what that would change.
+def check_settings(settings: dict[str, Any]) -> None:
+    """Checks ``settings`` as the keys of the same names in a run's config.
 
     Raises:
-        ConfigError: if the method cannot train the student.
+        ConfigError: naming the key, if its value is not accepted.
     """
-    parts = {part.name: getattr(exp, part.name) for part in fields(Experiment)}
-    plan = replace(exp.plan, node=small(exp.plan.node))
-    data = noise(exp.data.source).to(exp.runtime.device)
-    changed = {"data": data, "student": deepcopy(exp.student), "plan": plan, "links": [], "notice": ignore}
-    Rehearsal(**{**parts, **changed}).rehearse(deepcopy(method))
+    hints = get_type_hints(Root, include_extras=True)
+    for name, value in settings.items():
+        check_value(value, hints[name], name)
+
+
+def frozen(exp: Experiment, teacher: nn.Module) -> Trained:
+    """Returns ``teacher`` frozen, as the trained model that methods use."""
+    model = freeze((teacher if isinstance(teacher, Renormalized) else tapped(teacher)).to(exp.runtime.device))
+    check_shape(exp, model, "teacher")
+    return Trained(model, class_name(model), digest(model.state_dict(), repr(model)), exp.scores(model))
+
+
+def reads_of(method: AnyMethod) -> frozenset[str]:
+    """Returns what ``method`` reads of models, including what the methods nested in it read."""
+    return method.reads.union(*(reads(Builder(), value) for value in vars(method).values() if is_node(value)))
 
 
 def tapped(model: nn.Module) -> Tapped:
@@ -194,7 +203,7 @@ def tapped(model: nn.Module) -> Tapped:
 
 @contextmanager
 def kept(folder: str | Path | None) -> Iterator[Path]:
-    """Yields ``folder``, or one that is gone afterwards."""
+    """Yields ``folder``, or a temporary folder if it is None."""
     if folder is not None:
         yield Path(folder)
         return
@@ -204,7 +213,7 @@ def kept(folder: str | Path | None) -> Iterator[Path]:
 
 @contextmanager
 def stoppable() -> Iterator[Interrupt]:
-    """Yields what hears signals; other threads than the main one cannot listen to them."""
+    """Yields an interrupt; it records signals only in the main thread, because other threads cannot handle them."""
     if threading.current_thread() is threading.main_thread():
         with Interrupt() as interrupt:
             yield interrupt
@@ -212,5 +221,5 @@ def stoppable() -> Iterator[Interrupt]:
         yield Interrupt()
 
 
-def ignore(*heard: Any) -> None:
-    """Hears what nobody wants to know."""
+def discard(*message: Any) -> None:
+    """Ignores a message."""

@@ -1,4 +1,4 @@
-"""The pieces of a training: whether they fit, and what those of the library are in plain values."""
+"""Checks the parts of a training with the library, and describes them as plain values for the record."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from kdrun.config.values import show
 from kdrun.core.experiment import Experiment
 from kdrun.errors import ConfigError, InputError
-from kdrun.methods.base import Method
+from kdrun.methods.base import AnyMethod
 from kdrun.store import files
+from kdrun.store.format import RECORD_FORMAT, check_format
 from kdrun.train.taps import Renormalized, Tapped
 
 
-def check_fit(exp: Experiment, method: Method, teacher: nn.Module | None) -> None:
-    """Refuses a student, data, settings and a method that do not fit together.
+def check_fit(exp: Experiment, method: AnyMethod, teacher: nn.Module | None) -> None:
+    """Checks that student, teacher, data, settings and method fit together.
 
     Raises:
-        ConfigError: naming the piece.
+        ConfigError: naming the part that does not fit.
     """
     source, name = exp.data.source, type(method).__name__
     if method.task != source.task:
@@ -31,16 +32,16 @@ def check_fit(exp: Experiment, method: Method, teacher: nn.Module | None) -> Non
     if method.needs_teacher and teacher is None:
         raise ConfigError("teacher", f"{name} needs one")
     if frozen := [name for name, weight in exp.student.model.named_parameters() if not weight.requires_grad]:
-        raise ConfigError("student", f"{frozen[0]} is frozen; call requires_grad_(True) on what has been a teacher")
+        raise ConfigError("student", f"{frozen[0]} is frozen; call requires_grad_(True) on a model that was a teacher")
     check_shape(exp, exp.student, "student")
-    exp.stream("distill", exp.recipe.batch_size)  # refuses a batch of more images than there are
+    exp.stream("distill", exp.recipe.batch_size)  # raises if a batch is larger than the training split
 
 
 def check_shape(exp: Experiment, model: Tapped | Renormalized, role: str) -> None:
-    """Refuses a ``model`` that does not take the images, or gives another number of classes.
+    """Checks that ``model`` takes the images and returns logits of the right shape.
 
     Raises:
-        ConfigError: naming its ``role``.
+        ConfigError: naming its ``role``, if it does not.
     """
     images, classes = next(exp.batches("val")).images[:2], exp.data.source.classes
     try:
@@ -53,13 +54,13 @@ def check_shape(exp: Experiment, model: Tapped | Renormalized, role: str) -> Non
         raise ConfigError(role, f"gives {shape} for {len(images)} images of {classes} classes")
 
 
-def pieces(exp: Experiment, method: Method) -> dict[str, Any]:
-    """Returns the config that stands in the record of ``exp``."""
-    plan, teacher = exp.plan, exp.teacher
+def pieces(exp: Experiment, method: AnyMethod) -> dict[str, Any]:
+    """Returns the config for the record of ``exp``."""
+    plan, teachers = exp.plan, exp.teachers
     return {
         "dataset": described(exp.data.source),
-        "teacher": {"name": teacher.name} if teacher else None,
-        "student": {"name": named(exp.student)},
+        "teacher": {"name": teachers[0].name} if teachers else None,
+        "student": {"name": class_name(exp.student)},
         "method": described(method),
         **plan.node,
         "seed": plan.seed,
@@ -68,50 +69,52 @@ def pieces(exp: Experiment, method: Method) -> dict[str, Any]:
     }
 
 
-def fields_of(exp: Experiment, method: Method) -> dict[str, Any]:
-    """Returns all that the result of ``exp`` depends on, but for the weights that the student begins with."""
+def fields_of(exp: Experiment, method: AnyMethod) -> dict[str, Any]:
+    """Returns everything that the result of ``exp`` depends on, except the initial weights of the student."""
     student = exp.student
     shapes = {name: tuple(value.shape) for name, value in student.state_dict().items()}
     node = {"digest": digest({}, repr((student, student.taps, shapes)))}
-    found = exp.fields(node, described(method), exp.teacher, exp.plan)
-    return dict(json.loads(json.dumps(found)))  # tuples become the lists that they are once read again
+    fields = exp.key_fields(node, described(method), exp.teachers[0] if exp.teachers else None, exp.plan)
+    return dict(json.loads(json.dumps(fields)))  # tuples become lists, as they will be in run.json
 
 
 def refuse_another(folder: Path, fields: dict[str, Any]) -> None:
-    """Refuses a ``folder`` whose record is of a training with other ``fields``; more epochs are the same one.
+    """Refuses a ``folder`` that holds another training, with other ``fields``; the number of epochs may grow.
 
     Raises:
-        InputError: naming what differs first.
+        InputError: naming the first difference.
     """
     path = folder / "run.json"
-    there = files.read_json(path).get("fields", {}) if path.is_file() else fields
+    about: dict[str, Any] = files.read_json(path) if path.is_file() else {"format": RECORD_FORMAT, "fields": fields}
+    check_format(folder, about)
+    there: dict[str, Any] = about.get("fields", {})
     for key, value in fields.items():
         old = there.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
-            odd = [part for part in value if value[part] != old.get(part) and not grown(part, old, value)]
-            what = [f"{key}.{part} was {show(old.get(part))}, now {show(value[part])}" for part in odd]
+            parts = [part for part in value if value[part] != old.get(part) and not more_epochs(part, old, value)]
+            what = [f"{key}.{part} was {show(old.get(part))}, now {show(value[part])}" for part in parts]
         else:
             what = [] if value == old else [f"another {key}"]
         if what:
             raise InputError(str(folder), f"holds another training ({what[0]}); choose another folder")
 
 
-def grown(part: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+def more_epochs(part: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
     return part == "epochs" and part in old and bool(old[part] < new[part])
 
 
 def described(thing: Any) -> dict[str, Any]:
-    """Returns the class of ``thing`` and those of its attributes that are plain values; a function by its name."""
+    """Returns the class of an object and its attributes that are plain values; for a function, its name."""
     if isinstance(thing, partial):
         return {**described(thing.func), "args": repr(thing.args), **thing.keywords}
-    made = thing if hasattr(thing, "__qualname__") else type(thing)
-    own = {} if made is thing else vars(thing)
+    cls = thing if hasattr(thing, "__qualname__") else type(thing)
+    own = {} if cls is thing else vars(thing)
     values = {key: value for key, value in own.items() if key[0] != "_" and key != "training" and is_plain(value)}
-    return {"name": made.__name__, "class": f"{made.__module__}.{made.__qualname__}", **values}
+    return {"name": cls.__name__, "class": f"{cls.__module__}.{cls.__qualname__}", **values}
 
 
 def is_plain(value: Any) -> bool:
-    """Whether ``value`` can be written down as JSON."""
+    """Whether ``value`` can be written as JSON."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
     if isinstance(value, list | tuple):
@@ -121,14 +124,14 @@ def is_plain(value: Any) -> bool:
 
 def digest(state: dict[str, Tensor], text: str) -> str:
     """Returns the sha256 of ``text`` and of all bytes of ``state``, in hex."""
-    seen = hashlib.sha256(text.encode())
+    hashed = hashlib.sha256(text.encode())
     for name, tensor in state.items():
-        seen.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        seen.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return seen.hexdigest()
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
 
 
-def named(model: Tapped | Renormalized) -> str:
-    """Returns the name of the class of what is wrapped."""
+def class_name(model: Tapped | Renormalized) -> str:
+    """Returns the class name of the wrapped model."""
     inner = model.model
     return type(inner.model if isinstance(inner, Tapped) else inner).__name__

@@ -1,1 +1,1 @@
-"""What is learned from whom, in what order: one idea a file, each reads like its paper."""
+"""The methods: what is learned from which model, in what order; one file per idea, each close to its paper."""

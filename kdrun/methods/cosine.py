@@ -2,55 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdrun.errors import ConfigError
-from kdrun.methods.base import Batch, Method, Outputs, Terms
-from kdrun.methods.fitnets import choose
+from kdrun.methods.arguments import Tap, Weight
+from kdrun.methods.base import Batch, Method, Outputs, Terms, choose
 
 
 class Cosine(Method):
     """ce_weight CE(labels, student) + cosine_weight (1 - cosine(student's features, teacher's features)).
 
-    PyTorch's tutorial "Knowledge Distillation", section "Cosine loss minimization run". The teacher's features,
-    flattened, are brought to the length of the student's by means over neighbours; their norms do not matter.
-
-    Args:
-        ce_weight: of the cross-entropy with the labels.
-        cosine_weight: of the cosine distance.
-        hint: which of the teacher's taps is looked at, from 0; the middle one where None.
-        guided: which of the student's taps turns towards it, from 0; the middle one where None.
+    PyTorch's tutorial "Knowledge Distillation", section "Cosine loss minimization run". The teacher's features are
+    flattened and shortened to the length of the student's by means over neighbours. The norms of the features do not
+    matter.
     """
 
-    def __init__(
-        self,
-        ce_weight: Annotated[float, "[0, inf)"] = 0.75,
-        cosine_weight: Annotated[float, "[0, inf)"] = 0.25,
-        hint: Annotated[int, "[0, inf)"] | None = None,
-        guided: Annotated[int, "[0, inf)"] | None = None,
-    ) -> None:
-        super().__init__()
-        self.ce_weight, self.cosine_weight = ce_weight, cosine_weight
-        self.hint, self.guided = hint, guided
+    reads: ClassVar = frozenset({"logits", "features"})
+
+    ce_weight: Weight = 0.75
+    """Weight of the cross-entropy with the labels."""
+    cosine_weight: Weight = 0.25
+    """Weight of the cosine distance."""
+    hint: Tap | None = None
+    """Index of the teacher's tap that is the hint, from 0; the middle tap if None."""
+    guided: Tap | None = None
+    """Index of the student's tap that learns from the hint, from 0; the middle tap if None."""
 
     def connect(self, student: list[torch.Size], teacher: list[torch.Size]) -> None:
-        self.hint = choose("hint", self.hint, teacher, "teacher")
-        self.guided = choose("guided", self.guided, student, "student")
-        short, long = student[self.guided].numel(), teacher[self.hint].numel()
+        self.teacher_tap = choose("hint", self.hint, teacher, "teacher")
+        self.student_tap = choose("guided", self.guided, student, "student")
+        short, long = student[self.student_tap].numel(), teacher[self.teacher_tap].numel()
         if long % short:
             what = f"the teacher's {long} features are no multiple of the student's {short}; choose other taps"
             raise ConfigError("method.guided", what)
 
-    def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Terms:
-        assert teacher is not None and self.hint is not None and self.guided is not None
-        guess, hint = student.features[self.guided].flatten(1), teacher.features[self.hint].flatten(1)
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> Terms:
+        guided, hint = student.features[self.student_tap].flatten(1), teacher.features[self.teacher_tap].flatten(1)
         return {
             "ce": self.ce_weight * F.cross_entropy(student.logits, batch.targets),
-            "cosine": self.cosine_weight * (1 - F.cosine_similarity(guess, pooled(hint, guess.shape[1]))).mean(),
+            "cosine": self.cosine_weight * (1 - F.cosine_similarity(guided, pooled(hint, guided.shape[1]))).mean(),
         }
 
 

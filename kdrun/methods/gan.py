@@ -1,9 +1,12 @@
-"""Distillation as a game: the student's logits shall pass for the teacher's before a judge who learns too."""
+"""Distillation as a game: a discriminator learns to tell the student's logits from the teacher's."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import field
+from functools import partial
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,16 +14,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kdrun.core.experiment import Experiment
-from kdrun.methods.base import Batch, Method, Outputs, Scores, Stages, Terms, Update
+from kdrun.methods.arguments import Positive, Weight, Width
+from kdrun.methods.base import Batch, Method, Outputs, Scores, Stages, Step, Terms, Update
+
+StepCount = Annotated[int, "[1, 1000]"]
 
 
-class Judge(nn.Sequential):
-    """Scores logits (N, classes) with one number each, (N,): high for the teacher's.
+class Discriminator(nn.Sequential):
+    """Gives logits (N, classes) one score each, (N,), which is high for the teacher's.
 
     Args:
-        classes: of the data.
+        classes: number of classes of the data.
         width: units in each of the two hidden layers.
-        bias: whether a constant is added to the score; where only differences count it would never learn.
+        bias: whether a constant is added to the score; if only differences of scores count, it would never learn.
     """
 
     def __init__(self, classes: int, width: int, bias: bool = True) -> None:
@@ -29,119 +35,104 @@ class Judge(nn.Sequential):
 
 
 class Game(Method, ABC):
-    """Student and judge, turn by turn; a game of its own says what each goes down, and how the judge moves.
+    """Student and discriminator in turns; a subclass defines both losses and the discriminator's optimizer.
 
-    The student moves first and the judge sees the logits of that same forward pass, so that a student with BatchNorm
-    counts each batch once, and its cross-entropy sees every epoch whole however many steps the judge takes.
+    The student is updated first, and the discriminator sees the logits of that same forward pass. A student with
+    BatchNorm therefore counts each batch once, and its cross-entropy sees every whole epoch, however many steps the
+    discriminator takes.
     """
 
-    judge: nn.Module
-    judge_steps: int
+    opponent: ClassVar[str] = "discriminator"
+    """The name of the discriminator as a player."""
+
+    discriminator: nn.Module = field(init=False)
 
     @abstractmethod
-    def fresh_judge(self, classes: int) -> nn.Module:
-        """Returns the judge before its first step."""
+    def initial_discriminator(self, classes: int) -> nn.Module:
+        """Returns the discriminator before its first step."""
 
     @abstractmethod
-    def judge_terms(self, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
-        """Returns what the judge goes down, given the teacher's and the student's logits (N, classes)."""
+    def discriminator_terms(self, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
+        """Returns the discriminator's weighted terms, from the teacher's and the student's logits (N, classes)."""
 
     @abstractmethod
-    def judge_optimizer(self, params: list[nn.Parameter]) -> Optimizer:
-        """Returns what moves the judge."""
-
-    def after_judge(self) -> None:
-        """Does what follows each step of the judge; nothing, as a rule."""
+    def discriminator_update(self, loss: Callable[[Step], Terms]) -> Update:
+        """Returns the update in which the discriminator minimizes ``loss``."""
 
     def stages(self, exp: Experiment) -> Stages:
-        self.judge = self.fresh_judge(exp.data.source.classes)
-        teacher, said = exp.teacher, {}
-        assert teacher is not None
+        self.discriminator = self.initial_discriminator(exp.data.source.classes)
 
-        def student_loss(batch: Batch, real: Outputs) -> Terms:
-            student = exp.student(batch.images)
-            said["logits"] = student.logits.detach()
-            return self.loss(student, real, batch)
+        def loss(step: Step) -> Terms:
+            return self.discriminator_terms(step(exp.teacher).logits, step.latest(exp.student).logits, step.batch)
 
-        def judge_loss(batch: Batch, real: Outputs) -> Terms:
-            return self.judge_terms(real.logits, said["logits"], batch)
+        student = Update(exp.student.parameters(), self.loss_of(exp))
+        players = {"student": exp.student, self.opponent: self.discriminator}
+        yield exp.stage("distill", [student, self.discriminator_update(loss)], players)
 
-        student_move = Update(exp.student.parameters(), student_loss)
-        judge_move = Update(
-            self.judge.parameters(), judge_loss, self.judge_optimizer, self.judge_steps, self.after_judge
-        )
-        modules = {"student": exp.student, "method": self}
-        yield exp.stage("distill", [student_move, judge_move], modules, given=lambda batch: teacher(batch.images))
-
-    def findings(self, exp: Experiment) -> Scores:
-        assert exp.teacher is not None
-        self.judge.eval()
+    def metrics(self, exp: Experiment) -> Scores:
+        self.discriminator.eval()
         with torch.no_grad():
             return self.verdicts(*(exp.predict(model, "test")[0] for model in (exp.teacher.model, exp.student)))
 
     def verdicts(self, real: Tensor, fake: Tensor) -> Scores:
-        """Returns what is found of the teacher's and the student's logits (N, classes) on the test images."""
-        teacher, student = self.judge(real), self.judge(fake)
+        """Returns the discriminator's metrics, from the teacher's and the student's test logits (N, classes)."""
+        teacher, student = self.discriminator(real), self.discriminator(fake)
         return {**p_real(teacher, student), "fooling_rate": share(student > 0)}
 
 
 class GAN(Game):
-    """The student as generator, the teacher's logits as real samples, a judge of both.
+    """The student as generator, the teacher's logits as real samples, and a discriminator of both.
 
     Mandal and Mandan, "Knowledge distillation and its variations", section "Knowledge distillation using GANs":
-        L_judge   = -judge_weight [log s(D(teacher)) + log(1 - s(D(student)))]
-        L_student = ce_weight CE(labels, student) - gan_weight log s(D(student)),   s the sigmoid.
-    They give no sizes, weights or optimizer: those here are ours. Both are written with softplus, which does not
-    overflow.
-
-    Args:
-        ce_weight: their beta.
-        gan_weight: their alpha.
-        judge_weight: their gamma; only rescales the judge's gradient.
-        judge_width: units in each of the judge's two hidden layers.
-        judge_lr: learning rate of the judge's Adam, with betas .5 and .9; the schedule moves it too.
-        judge_steps: of the judge, per batch.
+        L_discriminator = -discriminator_weight [log s(D(teacher)) + log(1 - s(D(student)))]
+        L_student       = ce_weight CE(labels, student) - gan_weight log s(D(student)),   s the sigmoid.
+    The source gives no sizes, weights or optimizer: those here are ours. Both losses are written with softplus, which
+    does not overflow.
     """
 
-    def __init__(
-        self,
-        ce_weight: Annotated[float, "[0, inf)"] = 1.0,
-        gan_weight: Annotated[float, "[0, inf)"] = 0.1,
-        judge_weight: Annotated[float, "(0, inf)"] = 1.0,
-        judge_width: Annotated[int, "[1, 100000]"] = 128,
-        judge_lr: Annotated[float, "(0, inf)"] = 1e-3,
-        judge_steps: Annotated[int, "[1, 1000]"] = 1,
-    ) -> None:
-        super().__init__()
-        self.ce_weight, self.gan_weight, self.judge_weight = ce_weight, gan_weight, judge_weight
-        self.judge_width, self.judge_lr, self.judge_steps = judge_width, judge_lr, judge_steps
+    ce_weight: Weight = 1.0
+    """Weight of the cross-entropy with the labels, their beta."""
+    gan_weight: Weight = 0.1
+    """Weight of the adversarial term, their alpha."""
+    discriminator_weight: Positive = 1.0
+    """Weight of the discriminator's loss, their gamma; it only rescales the discriminator's gradient."""
+    discriminator_width: Width = 128
+    """Units in each of the discriminator's two hidden layers."""
+    discriminator_lr: Positive = 1e-3
+    """Learning rate of the discriminator's Adam, with betas .5 and .9; the schedule changes it too."""
+    discriminator_steps: StepCount = 1
+    """Steps of the discriminator per batch."""
 
-    def fresh_judge(self, classes: int) -> nn.Module:
-        return Judge(classes, self.judge_width)
+    def initial_discriminator(self, classes: int) -> nn.Module:
+        return Discriminator(classes, self.discriminator_width)
 
-    def judge_optimizer(self, params: list[nn.Parameter]) -> Optimizer:
-        return torch.optim.Adam(params, lr=self.judge_lr, betas=(0.5, 0.9))
+    def discriminator_update(self, loss: Callable[[Step], Terms]) -> Update:
+        adam: Callable[[list[nn.Parameter]], Optimizer] = partial(
+            torch.optim.Adam, lr=self.discriminator_lr, betas=(0.5, 0.9)
+        )
+        params, repeat = self.discriminator.parameters(), self.discriminator_steps
+        return Update(params, loss, adam, repeat, player=self.opponent)
 
-    def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Terms:
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> Terms:
         return {
             "ce": self.ce_weight * F.cross_entropy(student.logits, batch.targets),
-            "gan": self.gan_weight * F.softplus(-self.judge(student.logits)).mean(),
+            "gan": self.gan_weight * F.softplus(-self.discriminator(student.logits)).mean(),
         }
 
-    def judge_terms(self, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
-        """Returns what the judge goes down: it errs where it takes real for fake, or fake for real."""
+    def discriminator_terms(self, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
+        """Returns the cross-entropies on the teacher's logits (real) and on the student's (fake)."""
         return {
-            "judge/real": self.judge_weight * F.softplus(-self.judge(real)).mean(),
-            "judge/fake": self.judge_weight * F.softplus(self.judge(fake)).mean(),
+            "real": self.discriminator_weight * F.softplus(-self.discriminator(real)).mean(),
+            "fake": self.discriminator_weight * F.softplus(self.discriminator(fake)).mean(),
         }
 
 
 def p_real(real: Tensor, fake: Tensor) -> Scores:
-    """Returns the mean probability with which the judge takes the teacher and the student for the teacher."""
+    """Returns the mean probability of "teacher", for the teacher's and for the student's scores, and their gap."""
     teacher, student = real.sigmoid().mean().item(), fake.sigmoid().mean().item()
     return {"p_real_teacher": teacher, "p_real_student": student, "p_real_gap": teacher - student}
 
 
 def share(hits: Tensor) -> float:
-    """Returns the part of ``hits`` (N,) that is true."""
+    """Returns the fraction of ``hits`` (N,) that is true."""
     return hits.float().mean().item()

@@ -1,4 +1,4 @@
-"""Images that are learned: of one class each, in batches that an optimizer moves one at a time."""
+"""Images that are learned: each for one class, in batches that an optimizer updates one at a time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from kdrun.methods.base import Batch
 
+Noise = Literal["normal", "uniform"]
+Within = Literal["row", "column"]
+
 
 class Impressions(nn.Module):
-    """The images of one class as parameters, one for each batch, so that the others' moments in Adam rest meanwhile.
+    """The images of one class as parameters, one per batch, so that Adam keeps separate moments for each batch.
 
     Args:
         images: (N, C, H, W), normalized.
@@ -37,14 +40,14 @@ class Impressions(nn.Module):
             self.register_buffer(name, torch.as_tensor(values, device=images.device))
 
     def forward(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the images and targets of the batch at the places ``index`` (int64, on the CPU)."""
-        place = int(index[0]) // self.batch
-        images: Tensor = self.batches[place]
-        return images, self.targets[place * self.batch :][: len(images)]
+        """Returns the images and targets of the batch at the positions ``index`` (int64, on the CPU)."""
+        number = int(index[0]) // self.batch
+        images: Tensor = self.batches[number]
+        return images, self.targets[number * self.batch :][: len(images)]
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Brings every pixel back to one that exists."""
+        """Clamps every pixel to the range of real pixels, [0, 1] before normalization."""
         for part in self.batches:
             part.clamp_(self.darkest, self.brightest)
 
@@ -54,8 +57,8 @@ class Impressions(nn.Module):
 
 
 @dataclass
-class Places:
-    """A stream of the places of a class's impressions, batch after batch; it holds no image."""
+class IndexStream:
+    """A stream of the positions of a class's impressions, in batches; it holds no images."""
 
     batches: nn.ParameterList
 
@@ -65,13 +68,13 @@ class Places:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         ends = torch.tensor([0, *(len(part) for part in self.batches)]).cumsum(0).tolist()
         for low, high in zip(ends[start:-1], ends[start + 1 :], strict=True):
-            index, nothing = torch.arange(low, high), torch.empty(0)
-            yield Batch(nothing, nothing, index, torch.zeros_like(index), number)
+            index, empty = torch.arange(low, high), torch.empty(0)
+            yield Batch(empty, empty, index, torch.zeros_like(index), number)
 
 
 @dataclass
-class Shown:
-    """A stream of finished impressions, shuffled and, where wanted, moved anew each epoch; labels are the teacher's."""
+class ImpressionStream:
+    """A stream of finished impressions, shuffled and, with ``augment``, moved in each epoch; it has no labels."""
 
     images: Tensor
     size: int
@@ -92,13 +95,13 @@ class Shown:
             yield Batch(images, torch.full_like(index, -1), index, torch.zeros_like(index), number)
 
 
-def drawn(kind: Literal["normal", "uniform"], shape: tuple[int, ...], mean: list[float], std: list[float]) -> Tensor:
-    """Returns the noise that impressions begin as (N, C, H, W), drawn on the CPU.
+def initial_noise(kind: Noise, shape: tuple[int, ...], mean: list[float], std: list[float]) -> Tensor:
+    """Returns the initial noise of impressions (N, C, H, W), drawn on the CPU.
 
     Args:
-        kind: ``normal``: numbers of mean 0 and variance 1, taken as normalized images, so that pixels lie about the
+        kind: ``normal``: numbers of mean 0 and variance 1, used as normalized images, so that pixels lie around the
             data's mean; ``uniform``: pixels anywhere in [0, 1], normalized.
-        shape: of the images.
+        shape: shape (N, C, H, W) of the images.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
     """
@@ -109,10 +112,11 @@ def drawn(kind: Literal["normal", "uniform"], shape: tuple[int, ...], mean: list
 
 
 def moved(images: Tensor, draws: Tensor) -> Tensor:
-    """Returns ``images`` (N, C, S, S), each turned, shrunk and shifted by four numbers in [0, 1) of ``draws`` (N, 4).
+    """Returns ``images`` (N, C, S, S), each rotated, shrunk and shifted by four numbers in [0, 1) of ``draws`` (N, 4).
 
-    By up to 90 degrees either way, to 0.6 of its size at the least, and by up to a fifth of it: the geometric part of
-    what the authors of data impressions do (github.com/vcl-iisc/ZSKD), drawn for each image. Its border goes on.
+    The rotation is up to 90 degrees in either direction, the smallest size is 0.6 of the original, and the shift is up
+    to a fifth of the size. This is the geometric part of the augmentation by the authors of data impressions
+    (github.com/vcl-iisc/ZSKD), drawn for each image. Pixels beyond the border repeat the border.
     """
     turn, shrink = torch.pi * (draws[:, 0] - 0.5), 1 - 0.4 * draws[:, 1]
     cos, sin, shift = turn.cos() / shrink, turn.sin() / shrink, 0.8 * (draws[:, 2:] - 0.5)
@@ -121,13 +125,13 @@ def moved(images: Tensor, draws: Tensor) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def concentrations(likeness: Tensor, within: Literal["row", "column"] = "row") -> Tensor:
-    """Returns ``likeness`` (classes, classes) brought to [0, 1]; its rows are what targets of a class are drawn by.
+def concentrations(likeness: Tensor, within: Within = "row") -> Tensor:
+    """Returns ``likeness`` (classes, classes) scaled to [0, 1]; row c holds the concentrations for targets of class c.
 
     Args:
-        likeness: of every two classes, symmetric; largest of a class with itself.
-        within: ``row``: the class least like another has 0 in its row. ``column`` takes lowest and highest of each
-            column instead, a slip of published code.
+        likeness: similarity of every two classes, symmetric; each class is most similar to itself.
+        within: ``row`` scales each row by its lowest and highest value, so the class least similar to another has 0 in
+            its row. ``column`` scales by those of each column instead, an error in published code.
     """
     side = 1 if within == "row" else 0
     low, high = likeness.amin(side, keepdim=True), likeness.amax(side, keepdim=True)
@@ -135,16 +139,16 @@ def concentrations(likeness: Tensor, within: Literal["row", "column"] = "row") -
 
 
 def dirichlet(concentration: Tensor, scales: Tensor, label: int | None = None, least: float = 1e-4) -> Tensor:
-    """Returns a target (N, classes) for each of ``scales`` (N,), drawn around one class.
+    """Returns targets (N, classes), one for each of ``scales`` (N,), drawn around one class.
 
     Args:
-        concentration: of that class (classes,), in [0, 1].
-        scales: by which the concentration is multiplied.
-        label: the class; targets in which another one is the most likely are drawn again. None takes all.
-        least: added to each concentration, which must be above 0.
+        concentration: the concentrations (classes,) of that class, in [0, 1].
+        scales: factors (N,) of the concentrations.
+        label: the class; targets in which another class is the most likely are drawn again. None accepts all.
+        least: a number added to each concentration, so that it is above 0.
     """
     around = torch.distributions.Dirichlet(scales[:, None] * concentration + least)
-    made = around.sample()
-    while label is not None and (other := made.argmax(1) != label).any():
-        made[other] = around.sample()[other]
-    return made.float()
+    targets = around.sample()
+    while label is not None and (other := targets.argmax(1) != label).any():
+        targets[other] = around.sample()[other]
+    return targets.float()

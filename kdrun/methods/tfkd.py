@@ -1,4 +1,4 @@
-"""Distillation without a teacher: a made-up one who always knows the answer."""
+"""Distillation without a trained teacher: a virtual teacher always knows the answer."""
 
 from __future__ import annotations
 
@@ -8,51 +8,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdrun.methods.base import Batch, Method, Outputs, Terms
+from kdrun.methods.arguments import Temperature, Weight
+from kdrun.methods.base import Batch, Outputs, Teacherless, Terms
 
 
-class VirtualTeacher(Method):
+class VirtualTeacher(Teacherless):
     """ce_weight CE(labels, student) + kd_weight KL(virtual teacher || student), the virtual teacher softened by T.
 
-    Yuan et al. 2020, arXiv:1909.11723, section 5.2, "Tf-KD by manually designed regularization". Their code softens the
-    virtual teacher only, takes no factor T^2, and multiplies a mean over classes too by a number that is 100 on 100
-    classes: that is the sum over classes here. It puts the probabilities themselves, not their logarithms, into the
-    softmax, which makes them all but even: ``softens`` says which.
-
-    Args:
-        ce_weight: of the labels.
-        kd_weight: of the virtual teacher.
-        temperature: T of the virtual teacher.
-        confidence: its probability of the true class before that; all others share the rest.
-        softens: ``logits`` divides the logarithms of its probabilities by T, as those of a real teacher;
-            ``probabilities`` divides the probabilities, as the authors' code does.
+    Yuan et al. 2020, arXiv:1909.11723, section 5.2, "Tf-KD by manually designed regularization". Their code softens
+    only the virtual teacher and has no factor T^2. It takes the mean over classes too, and multiplies it by a number
+    that is 100 for 100 classes: this is the sum over classes, as here. It takes the softmax of the probabilities
+    themselves, not of their logarithms, which makes them almost uniform: ``softens`` selects one of the two.
     """
 
-    needs_teacher = False
+    ce_weight: Weight = 0.9
+    """Weight of the cross-entropy with the labels."""
+    kd_weight: Weight = 0.1
+    """Weight of the KL divergence from the virtual teacher."""
+    temperature: Temperature = 20.0
+    """Temperature T of the virtual teacher."""
+    confidence: Annotated[float, "(0, 1)"] = 0.99
+    """The virtual teacher's probability of the true class, before it is softened; all other classes share the rest
+    equally."""
+    softens: Literal["logits", "probabilities"] = "logits"
+    """Numbers that are divided by T: ``logits``, the logarithms of the virtual teacher's probabilities, as for a real
+    teacher; ``probabilities``, the probabilities themselves, as in the authors' code."""
 
-    def __init__(
-        self,
-        ce_weight: Annotated[float, "[0, inf)"] = 0.9,
-        kd_weight: Annotated[float, "[0, inf)"] = 0.1,
-        temperature: Annotated[float, "(0, 1000]"] = 20.0,
-        confidence: Annotated[float, "(0, 1)"] = 0.99,
-        softens: Literal["logits", "probabilities"] = "logits",
-    ) -> None:
-        super().__init__()
-        self.ce_weight, self.kd_weight = ce_weight, kd_weight
-        self.temperature, self.confidence, self.softens = temperature, confidence, softens
-
-    def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Terms:
-        said = F.log_softmax(student.logits, 1)
-        soft = self.virtual(batch.targets, said.shape[1])
+    def loss(self, student: Outputs, batch: Batch) -> Terms:
+        log_student = F.log_softmax(student.logits, 1)
+        soft = self.virtual(batch.targets, log_student.shape[1])
         return {
-            "ce": self.ce_weight * F.nll_loss(said, batch.targets),
-            "virtual": self.kd_weight * F.kl_div(said, soft, reduction="batchmean"),
+            "ce": self.ce_weight * F.nll_loss(log_student, batch.targets),
+            "virtual": self.kd_weight * F.kl_div(log_student, soft, reduction="batchmean"),
         }
 
     def virtual(self, labels: Tensor, classes: int) -> Tensor:
-        """Returns what the virtual teacher says of samples of class ``labels`` (N,), softened: (N, classes)."""
+        """Returns the virtual teacher's softened probabilities for samples of class ``labels`` (N,): (N, classes)."""
         rest = (1 - self.confidence) / (classes - 1)
-        sure = torch.full((len(labels), classes), rest, device=labels.device)
-        sure.scatter_(1, labels[:, None], self.confidence)
-        return F.softmax((sure.log() if self.softens == "logits" else sure) / self.temperature, 1)
+        probabilities = torch.full((len(labels), classes), rest, device=labels.device)
+        probabilities.scatter_(1, labels[:, None], self.confidence)
+        return F.softmax((probabilities.log() if self.softens == "logits" else probabilities) / self.temperature, 1)

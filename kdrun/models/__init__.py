@@ -1,1 +1,1 @@
-"""The nets, one file per family: each is built as ``cls(channels, classes, size, **its YAML)``."""
+"""The models, one file per family: each is built as ``cls(channels, classes, size, **YAML)``."""

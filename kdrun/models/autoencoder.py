@@ -13,19 +13,19 @@ class AutoEncoder(nn.Sequential):
 
     Submodules ``enc1`` ... ``enc5`` and ``dec1`` ... ``dec5``. At 64x64 the encoders give (N, 64, 31, 31),
     (N, 128, 15, 15), (N, 256, 7, 7), (N, 512, 3, 3), (N, 512, 1, 1); the decoders (N, 512, 4, 4), (N, 256, 8,
-    8), (N, 128, 16, 16), (N, 64, 32, 32), (N, C, 64, 64). An encoder's map is one row and column smaller than
-    that of the decoder across from it (31 and 32, 15 and 16): its pooling has stride 1. A link between the
-    two has to bridge that. With three channels it has 10,862,592 parameters. All these maps but the images have
-    ``width`` / 64 times as many channels.
+    8), (N, 128, 16, 16), (N, 64, 32, 32), (N, C, 64, 64). The map of an encoder is one row and one column smaller
+    than the map of the decoder of the same level (31 and 32, 15 and 16), because its pooling has stride 1; a loss
+    that compares the two must allow for that. With three channels it has 10,862,592 parameters. With another
+    ``width``, all maps except the images have ``width`` / 64 times as many channels.
 
     Args:
-        channels: of the images, those given and those returned.
-        classes: not used; every model is built with it.
-        size: of the images, which are square.
+        channels: channels of the input and output images.
+        classes: not used; it is passed to every model.
+        size: width and height of the images.
         width: channels of the first encoder.
 
     Raises:
-        ValueError: if ``size`` is not a multiple of 16 from 64: other sizes do not come back as they went in.
+        ValueError: if ``size`` is less than 64 or no multiple of 16: the output would have another size.
 
     github.com/ruchikachavhan/symmetrical-knowledge-distillation-in-Auto-encoder-networks.
     """

@@ -11,14 +11,14 @@ from kdrun.models.init import he_normal
 
 
 class CNN(nn.Sequential):
-    """Three convolutions and a mean over what is left of the image: a first teacher for images of any size.
+    """Three convolutions and a global average pooling: a simple teacher for images of any size from 4x4.
 
     Submodules: ``layer1`` (N, width, S, S), ``layer2`` (N, 2 width, S/2, S/2), ``layer3`` (N, 4 width, S/4,
     S/4), ``fc``. At width 36 it has 118,918 parameters for one channel and 10 classes.
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
-        width: channels of the first layer.
+        channels, classes, size: those of the data set; a batch of images is (N, channels, size, size).
+        width: number of channels of the first layer.
 
     Raises:
         ValueError: if the images are smaller than 4x4.
@@ -51,19 +51,19 @@ class MnistCNN(nn.Sequential):
     """The net of PyTorch's MNIST example: two convolutions without padding, one pooling, two linear layers.
 
     Submodules: ``relu1`` (N, 32, S-2, S-2), ``relu2`` (N, 64, S-4, S-4), ``pool`` (N, 64, S/2-2, S/2-2),
-    ``relu3`` (N, 128). Its weights carry the example's names (conv1, conv2, fc1, fc2), so that a file saved
-    by the example loads. It has 1,199,882 parameters for 1x28x28 images and 10 classes.
+    ``relu3`` (N, 128). Its weights have the names of the example (conv1, conv2, fc1, fc2), so that a file saved
+    by the example can be loaded. It has 1,199,882 parameters for 1x28x28 images and 10 classes.
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
-        map_dropout: the part of the pooled map that is dropped in training.
-        dropout: the part of the hidden layer that is dropped in training.
+        channels, classes, size: those of the data set; a batch of images is (N, channels, size, size).
+        map_dropout: dropout rate of the pooled map.
+        dropout: dropout rate of the hidden layer.
 
     Raises:
         ValueError: if the images are smaller than 6x6.
 
-    github.com/pytorch/examples, mnist/main.py. We return logits where the example returns their log-softmax:
-    a temperature needs them.
+    github.com/pytorch/examples, mnist/main.py. The example returns log-softmax; this net returns logits, because
+    a temperature is applied to logits.
     """
 
     def __init__(

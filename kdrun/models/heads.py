@@ -1,4 +1,4 @@
-"""Classifiers on the way: what a self-distilling net carries beside its own."""
+"""Early classifiers: the heads on the shallow layers of a self-distilling net."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from torch import Tensor, nn
 
 
 class Head(nn.Module):
-    """A shallow classifier: brings a tapped feature to the form of the deepest one, and classifies it.
+    """A shallow classifier: maps a tapped feature to the shape of the deepest feature, and classifies it.
 
-    A self-distilling model maps images to the logits of its deepest classifier, as every model does. It does
-    not run its heads, so they cost nothing at inference: ``training_only`` keeps them out of its weights on disk
-    and of its parameter count. It has n taps, the last of which is the feature that the others are brought to,
-    and n - 1 ``heads``; a method that trains them calls ``logits, feature = model.heads[i](features[i])``.
+    A self-distilling model returns the logits of its deepest classifier, as every model does. It does not run its
+    heads, so they cost nothing at inference; ``training_only`` leaves them out of the weights on disk and of the
+    parameter count. The model has n taps, the last of which is the deepest feature, and n - 1 ``heads``. A method
+    that trains them calls ``logits, feature = model.heads[i](features[i])``.
 
     Args:
-        bottleneck: brings what is tapped to the shape of the deepest feature.
-        features: numbers in one sample's deepest feature.
-        classes: of the data.
+        bottleneck: maps a tapped feature to the shape of the deepest feature.
+        features: number of values in the deepest feature of one sample.
+        classes: number of classes.
     """
 
     training_only = True
@@ -27,6 +27,6 @@ class Head(nn.Module):
         self.fc = nn.Linear(features, classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the logits (N, classes), and the feature that they come from, in the shape of the deepest."""
+        """Returns the logits (N, classes), and the feature that they come from, in the deepest feature's shape."""
         feature = self.bottleneck(x)
         return self.fc(feature.flatten(1)), feature

@@ -1,4 +1,4 @@
-"""How convolutions begin."""
+"""The initial weights of convolutions."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import nn
 
 
 def he_normal(model: nn.Module) -> None:
-    """Draws every convolution's weight from N(0, 2 / fan-out); the rest stays as PyTorch made it.
+    """Draws the weights of every convolution from N(0, 2 / fan-out); other parameters keep PyTorch's initial values.
 
     Args:
-        model: changed in place, drawing from torch's global generator.
+        model: the model, changed in place; torch's global random generator is used.
 
     He, Zhang, Ren, Sun 2015, arXiv 1502.01852, equation 14.
     """

@@ -1,4 +1,4 @@
-"""LeNet-5 and the half of it."""
+"""LeNet-5, and a version with half the units."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class LeNet5(nn.Sequential):
     15,738) with one channel of input, 62,006 (15,888) with three.
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, 32, 32).
+        channels, classes, size: those of the data set; a batch of images is (N, channels, 32, 32).
         half: halves the units of every layer but the last.
 
     Raises:
         ValueError: if the images are not 32x32.
 
-    LeCun, Bottou, Bengio, Haffner 1998, section II.B, which has tanh, trained subsampling, a sparse second
-    layer and radial basis functions at the end. This form, and its half, are those of zero-shot distillation
-    (Nayak et al. 2019, arXiv 1905.08114).
+    LeCun, Bottou, Bengio, Haffner 1998, section II.B; their net has tanh, trained subsampling, a sparse second
+    layer and radial basis functions at the end. This version, and the half of it, are those of zero-shot
+    distillation (Nayak et al. 2019, arXiv 1905.08114).
     """
 
     def __init__(self, channels: int, classes: int, size: int, half: bool = False) -> None:

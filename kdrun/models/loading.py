@@ -1,4 +1,4 @@
-"""Weights for a model: read from a file without running anything in it, checked, filled in."""
+"""Loads weights into a model: reads them from a file without running code in it, and checks names and shapes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".th")
 
 
 def lasting(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns ``state`` of ``model`` without the modules that say ``training_only``: they do not run at inference."""
+    """Returns ``state`` without the modules of ``model`` that are ``training_only``: inference does not run them."""
     names = [f"{name}." for name, module in model.named_modules() if getattr(module, "training_only", False)]
     return {name: tensor for name, tensor in state.items() if not name.startswith(tuple(names))}
 
@@ -26,12 +26,11 @@ def lasting(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def read(path: Path) -> dict[str, Tensor]:
     """Returns the weights in ``path``, on the CPU.
 
-    Takes .safetensors, or a PyTorch state_dict (.pt, .pth, .th) whose keys may lie in an entry ``state_dict``,
-    ``model`` or ``model_state_dict`` and may begin with ``module.``. Nothing in the file is ever run.
+    Takes .safetensors, or a PyTorch state_dict (.pt, .pth, .th). The state_dict may be in an entry ``state_dict``,
+    ``model`` or ``model_state_dict``, and its keys may begin with ``module.``. Code in the file is never run.
 
     Raises:
-        InputError: if the file is missing, empty, cut short, of another kind, holds code, or unpacks to more
-            than it weighs.
+        InputError: if the file is missing, empty, truncated, of another kind, compressed, or holds code.
     """
     if not path.is_file():
         raise InputError(str(path), "no such file")
@@ -46,7 +45,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def unpack(path: Path, data: bytes) -> object:
-    """Returns what the bytes of a checkpoint hold."""
+    """Returns the content of a checkpoint, from its bytes."""
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(data)
@@ -56,12 +55,12 @@ def unpack(path: Path, data: bytes) -> object:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except InputError:
         raise
-    except Exception as error:  # a damaged or hostile file raises any of a dozen kinds
+    except Exception as error:  # a damaged or hostile file can raise many kinds of exceptions
         raise InputError(str(path), reason(data, error)) from None
 
 
 def reason(data: bytes, error: Exception) -> str:
-    """Returns why a file could not be unpacked, without torch's advice to switch its guard off."""
+    """Returns why a file could not be loaded, without torch's advice to turn ``weights_only`` off."""
     text = str(error)
     if "Unsupported global" in text or "GLOBAL" in text:
         culprit = text.partition("GLOBAL ")[2].split()[:1]
@@ -72,14 +71,14 @@ def reason(data: bytes, error: Exception) -> str:
 
 
 def refuse_bomb(path: Path, data: bytes) -> None:
-    """Refuses a zip whose members are compressed: torch stores them, so a small file cannot unpack to a huge one."""
+    """Refuses a zip with compressed members, because it can unpack to a huge size; torch does not compress them."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
             raise InputError(str(path), "is not a checkpoint (its parts are compressed)")
 
 
 def plain(path: Path, content: object) -> dict[str, Tensor]:
-    """Returns the state_dict in ``content``, its keys without ``module.``."""
+    """Returns the state_dict in ``content``, with ``module.`` removed from its keys."""
     for entry in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(entry), dict):
             content = content[entry]
@@ -89,19 +88,19 @@ def plain(path: Path, content: object) -> dict[str, Tensor]:
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], path: Path, key: str) -> None:
-    """Puts ``state`` into ``model``, all of it and nothing else; what is ``training_only`` may be missing.
+    """Loads ``state`` into ``model``; names and shapes must match, but ``training_only`` modules may be missing.
 
     Raises:
-        InputError: if a name is missing or left over, or a shape differs; the message names ``key`` and the first.
+        InputError: if a name is missing or left over, or a shape differs; the message names ``key`` and the first one.
     """
     own = model.state_dict()
     missing, extra = sorted(lasting(model, own).keys() - state.keys()), sorted(state.keys() - own.keys())
-    odd = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-    if not (missing or extra or odd):
+    mismatched = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if not (missing or extra or mismatched):
         model.load_state_dict({**own, **state})
         return
-    if odd and not (missing or extra):
-        name = min(odd)
+    if mismatched and not (missing or extra):
+        name = min(mismatched)
         what = f"{name} is {tuple(state[name].shape)} there, {tuple(own[name].shape)} in the model"
     else:
         what = ", ".join(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Layer(NamedTuple):
-    """One maxout convolution and the max-pooling behind it."""
+    """The settings of one maxout convolution and the max-pooling after it."""
 
     outputs: int
     kernel: int
@@ -29,7 +29,7 @@ LAYERS = {
         Layer(12, 3, 0, 2, 2),
     ],
 }
-"""By number of convolutions: the teacher has 3, the thin and deep student 6."""
+"""The layers by number of convolutions: the teacher has 3, the thin and deep student 6."""
 
 
 class MaxoutNet(nn.Sequential):
@@ -38,22 +38,22 @@ class MaxoutNet(nn.Sequential):
     Submodules, for 28x28 images: with ``depth`` 3 ``layer1`` (N, 48, 10, 10), ``layer2`` (N, 48, 4, 4; the
     hint), ``layer3`` (N, 24, 3, 3); with 6 ``layer1`` (N, 16, 24, 24), ``layer2`` (N, 16, 10, 10), ``layer3``
     (N, 16, 12, 12), ``layer4`` (N, 16, 4, 4; the guided layer), ``layer5`` (N, 12, 8, 8), ``layer6`` (N, 12,
-    3, 3); and ``fc``. For one channel and 10 classes they have 361,066 and 30,130 parameters.
+    3, 3); both have ``fc``. For one channel and 10 classes the two have 361,066 and 30,130 parameters.
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
-        depth: convolutions: 3 for the teacher, 6 for the student.
-        pieces_last: linear pieces of each unit in the last layer of 3, the last two of 6; two in the others.
-        dropout: the part of each layer's outputs that is dropped in training.
-        input_dropout: the part of the pixels that is dropped in training.
-        spread: weights begin uniform in [-spread, spread], biases at 0.
+        channels, classes, size: those of the data set; a batch of images is (N, channels, size, size).
+        depth: number of convolutions: 3 for the teacher, 6 for the student.
+        pieces_last: linear pieces per unit in the last layer (depth 3) or the last two (depth 6); the others have 2.
+        dropout: dropout rate of each layer's outputs.
+        input_dropout: dropout rate of the pixels.
+        spread: initial weights are uniform in [-spread, spread], biases 0.
 
     Raises:
         ValueError: if the images are too small for these windows.
 
-    Romero et al. 2014, arXiv 1412.6550, and its published MNIST configuration, which has 4 ``pieces_last``;
-    two give the parameters that the paper states. We do not bound the norms of the kernels as that
-    configuration does.
+    Romero et al. 2014, arXiv 1412.6550, and its published MNIST configuration. That configuration has 4
+    ``pieces_last``; with 2, the number of parameters is that of the paper. It also bounds the norms of the kernels;
+    this net does not.
     """
 
     channels_last = True
@@ -106,7 +106,7 @@ def _begin(model: nn.Module, spread: float) -> None:
 
 
 class Maxout(nn.Module):
-    """The largest of every ``pieces`` neighbouring channels: (N, units * pieces, ...) to (N, units, ...).
+    """The maximum of every ``pieces`` neighbouring channels: (N, units * pieces, ...) to (N, units, ...).
 
     Goodfellow, Warde-Farley, Mirza, Courville, Bengio 2013, arXiv 1302.4389, section 3.
     """

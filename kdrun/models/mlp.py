@@ -15,10 +15,10 @@ class MLP(nn.Sequential):
     Submodules: ``hidden1``, ``hidden2``, ... (after the ReLU, before the next dropout), ``fc``.
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
-        hidden: units of each hidden layer, shallow to deep; empty for softmax regression.
-        dropout: the part of each hidden layer's outputs that is dropped in training.
-        input_dropout: the part of the pixels that is dropped in training.
+        channels, classes, size: those of the data set; a batch of images is (N, channels, size, size).
+        hidden: units of each hidden layer, from shallow to deep; empty for softmax regression.
+        dropout: dropout rate of each hidden layer's outputs.
+        input_dropout: dropout rate of the pixels.
 
     Raises:
         ValueError: if a layer has no unit.

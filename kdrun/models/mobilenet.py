@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from kdrun.models.init import he_normal
 
 STAGES = [(1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
-"""Expansion, channels at width 1, blocks, and stride of the first block, of each stage."""
+"""For each stage: expansion, channels at width 1, number of blocks, and stride of the first block."""
 
 
 class MobileNetV2(nn.Sequential):
-    """Inverted residual blocks: wide depthwise convolutions between narrow maps.
+    """MobileNetV2: inverted residual blocks, with wide depthwise convolutions between narrow maps.
 
     Submodules: ``conv1`` (N, 32w, S/2, S/2), the stages ``blocks.0`` ... ``blocks.6``, of which ``blocks.1``
     (N, 24w, S/2, S/2), ``blocks.2`` (N, 32w, S/4, S/4), ``blocks.4`` (N, 96w, S/8, S/8) and ``blocks.6`` (N,
-    320w, S/16, S/16) are the last at their size, ``conv2`` (N, 1280, S/16, S/16), ``classifier``; w is
+    320w, S/16, S/16) are the last ones of their size, ``conv2`` (N, 1280, S/16, S/16), ``classifier``; w is
     ``width``. Weights are named as in the CRD benchmark (github.com/HobbitLong/RepDistiller).
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
-        width: the factor w of all channels but the last 1280, rounded down.
+        channels, classes, size: those of the data set; a batch of images is (N, channels, size, size).
+        width: the factor w of all channels, rounded down; the last layer has at least 1280.
 
     Raises:
         ValueError: if ``width`` leaves a layer without channels.
@@ -64,7 +64,7 @@ def _stage(inputs: int, outputs: int, expansion: int, blocks: int, stride: int) 
 
 
 class InvertedResidual(nn.Module):
-    """A 1x1 convolution up, a depthwise 3x3, a 1x1 down, added to the input where their shapes agree."""
+    """A 1x1 convolution to more channels, a depthwise 3x3, a 1x1 back; added to the input if the shapes are equal."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         super().__init__()

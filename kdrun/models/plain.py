@@ -1,4 +1,4 @@
-"""Plain convolutional nets: blocks of 3x3 convolutions, each closed by a pooling."""
+"""Plain convolutional nets: blocks of 3x3 convolutions, with a pooling after each block."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class PlainCNN(nn.Sequential):
     ``hidden1``, ... (after the ReLU), ``fc``.
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
+        channels, classes, size: those of the data set; a batch of images is (N, channels, size, size).
         blocks: for each block, the channels of each of its convolutions.
         hidden: units of each fully connected layer before the last.
-        norm: batch normalization after each convolution.
-        dropout: the part of each hidden layer's outputs that is dropped in training.
+        norm: whether there is batch normalization after each convolution.
+        dropout: dropout rate of each hidden layer's outputs.
 
     Raises:
         ValueError: if a layer has no unit, or the images are too small for so many poolings.
 
-    With ``norm`` the planeN of TAKD (Mirzadeh et al. 2019, arXiv 1902.03393), in the widths of its CIFAR-10
-    code; without it DeepNN and LightNN of PyTorch's knowledge distillation tutorial.
+    With ``norm`` these are the planeN nets of TAKD (Mirzadeh et al. 2019, arXiv 1902.03393), with the widths of its
+    CIFAR-10 code; without it, DeepNN and LightNN of PyTorch's knowledge distillation tutorial.
     """
 
     channels_last = True

@@ -19,17 +19,18 @@ class ResNet(nn.Sequential):
     in torchvision's ResNets.
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
+        channels, classes, size: those of the data set; a batch of images is (N, channels, size, size).
         depth: layers with weights, projections not counted: 8, 14, 20, 26, 32, 44, 56, 110.
-        shortcut: what joins maps of unlike shapes: a 1x1 convolution, or subsampling and empty channels.
+        shortcut: the shortcut between maps of different shapes: a 1x1 convolution (``projection``), or subsampling
+            and zero channels (``padded``).
         width: channels of the first stage; 16 in the paper.
-        stem: channels of the stem; ``width`` where None.
+        stem: channels of the stem; ``width`` if None.
 
     Raises:
         ValueError: if ``depth`` is not 6n + 2.
 
     He, Zhang, Ren, Sun 2015, arXiv 1512.03385, section 4.2. The paper's CIFAR nets have padded shortcuts;
-    many distillation papers, TAKD's among them, have projections.
+    many distillation papers, such as TAKD, use projections.
     """
 
     channels_last = True
@@ -95,7 +96,7 @@ def _shortcut(inputs: int, outputs: int, stride: int, shortcut: str) -> nn.Modul
 
 
 class Padded(nn.Module):
-    """Every ``stride``-th pixel, and ``more`` empty channels behind the others; without weights."""
+    """A shortcut without weights: takes every ``stride``-th pixel, and appends ``more`` zero channels."""
 
     def __init__(self, more: int, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Nets that teach themselves: each has shallow classifiers that learn from its deepest."""
+"""Nets for self-distillation: each has shallow classifiers that learn from its deepest one."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class SelfDistill4(nn.Module):
     """Four convolutions, a residual block after each, and a classifier on each of the four.
 
     Submodules: ``layer1`` (N, 64, 16, 16), ``layer2`` (N, 128, 8, 8), ``layer3`` (N, 256, 6, 6), ``layer4``
-    (N, 512, 4, 4), ``fc``; and ``heads``, three that bring the first three to (N, 512, 4, 4), see ``Head``.
+    (N, 512, 4, 4), ``fc``; and three ``heads``, which map the first three features to (N, 512, 4, 4), see ``Head``.
     For three channels and 10 classes it has 14,615,848 parameters, 7,907,466 without its heads. These numbers
-    are those of ``width`` 64.
+    are for ``width`` 64.
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, 32, 32).
+        channels, classes, size: those of the data set; a batch of images is (N, channels, 32, 32).
         width: channels of the first layer.
 
     Raises:
-        ValueError: if the images are not 32x32: no other size gives the four features one shape.
+        ValueError: if the images are not 32x32: with other sizes the four features differ in shape.
 
     github.com/ruchikachavhan/symmetrical-knowledge-distillation-in-Auto-encoder-networks, after Zhang et al.
     2019, arXiv 1905.08094.
@@ -71,7 +71,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: i
 
 
 class ReflectedBlock(nn.Module):
-    """Two 3x3 convolutions of a mirrored map beside the map itself, without a last ReLU; keeps (N, C, S, S)."""
+    """A residual block of two 3x3 convolutions with reflection padding, without a last ReLU; keeps (N, C, S, S)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class ReflectedBlock(nn.Module):
 def reflect(x: Tensor) -> Tensor:
     """Returns ``x`` (N, C, H, W) with one mirrored row and column on each side: (N, C, H + 2, W + 2).
 
-    Equal to ``torch.nn.ReflectionPad2d(1)``, whose gradient on CUDA is not the same in every run.
+    The result equals that of ``torch.nn.ReflectionPad2d(1)``, whose gradient on CUDA is not deterministic.
     """
     x = torch.cat([x[:, :, 1:2], x, x[:, :, -2:-1]], dim=2)
     return torch.cat([x[..., 1:2], x, x[..., -2:-1]], dim=3)
@@ -100,19 +100,19 @@ class OwnTeacherResNet18(nn.Module):
 
     Submodules: ``conv1``, ``bn1``, ``layer1`` (N, 64, S, S), ``layer2`` (N, 128, S/2, S/2), ``layer3``
     (N, 256, S/4, S/4), ``layer4`` (N, 512, S/8, S/8), ``flatten`` (N, 512; the deepest feature), ``fc``; and
-    ``heads``, three that bring the first three layers to (N, 512), see ``Head``. For three channels and 100
-    classes it has 11,220,132 parameters without its heads, as ResNet-18 in this form everywhere. These numbers
-    are those of ``width`` 64.
+    three ``heads``, which map the outputs of the first three layers to (N, 512), see ``Head``. For three channels
+    and 100 classes it has 11,220,132 parameters without its heads, as usual for this form of ResNet-18. These
+    numbers are for ``width`` 64.
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
+        channels, classes, size: those of the data set; a batch of images is (N, channels, size, size).
         width: channels of the stem and the first stage.
 
     Raises:
         ValueError: if the images are smaller than 8x8.
 
-    Zhang, Song, Gao, Chen, Bao, Ma 2019, "Be Your Own Teacher", arXiv 1905.08094, in the form of its public
-    implementation: bottlenecks of a 1x1, a k x k (stride k) and a 1x1 convolution, k = 8, 4, 2.
+    Zhang, Song, Gao, Chen, Bao, Ma 2019, "Be Your Own Teacher", arXiv 1905.08094, as in its public
+    implementation: bottlenecks of a 1x1, a k x k (stride k) and a 1x1 convolution, with k = 8, 4, 2.
     """
 
     channels_last = True

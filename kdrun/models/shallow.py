@@ -19,24 +19,24 @@ CONVOLUTIONS = {
 
 
 class ShallowResNet(nn.Sequential):
-    """A residual net with one block per stage, and as many stages as its few layers allow.
+    """A residual net of few layers, with one block per stage and at most four stages.
 
     Submodules: ``conv1``, ``bn1``, ``relu`` (the stem), ``layer1`` (N, w, S, S), ``layer2`` (N, 2w, S/2,
     S/2), ... to at most ``layer4``, all after their ReLU, and ``fc``; w is ``base_width``.
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
+        channels, classes, size: those of the data set; a batch of images is (N, channels, size, size).
         depth: convolutions and linear layers, projections not counted: 3, 4, 5, 6 or 10.
-        family: ``staged`` takes convolutions from every stage before it drops one; ``truncated`` keeps two per
-            stage where it can, and so has fewer stages to tap.
+        family: ``staged`` has as many stages as possible, with one convolution each below 10 layers; ``truncated``
+            has two convolutions per stage where possible, and so fewer stages to tap.
         base_width: channels of the first stage.
 
     Raises:
-        ValueError: if there is no such depth.
+        ValueError: if there is no net of this depth.
 
-    Blocks are those of He, Zhang, Ren, Sun 2015, arXiv 1512.03385; at 10 layers both families are ResNet-10.
-    Smaller nets of this name are reported by depth alone. Two convolutions per block give even depths only, so
-    3 and 5 need blocks of one; ``staged`` makes 3, 4, 5 and 6 layers nets of 1, 2, 3 and 4 stages.
+    The blocks are those of He, Zhang, Ren, Sun 2015, arXiv 1512.03385; with 10 layers both families are ResNet-10.
+    Papers describe smaller nets of this name only by their depth. Two convolutions per block give even depths only,
+    so depths 3 and 5 need blocks of one. In ``staged``, 3, 4, 5 and 6 layers are 1, 2, 3 and 4 stages.
     """
 
     channels_last = True
@@ -69,7 +69,7 @@ class ShallowResNet(nn.Sequential):
 
 
 class Block(nn.Module):
-    """``convolutions`` 3x3 convolutions beside a shortcut: (N, inputs, S, S) to (N, outputs, S/stride, S/stride)."""
+    """``convolutions`` 3x3 convolutions with a shortcut: (N, inputs, S, S) to (N, outputs, S/stride, S/stride)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, convolutions: int) -> None:
         super().__init__()

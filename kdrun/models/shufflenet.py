@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class ShuffleNetV1(nn.Sequential):
-    """Bottlenecks of grouped 1x1 convolutions whose channels are shuffled between the groups.
+    """ShuffleNet V1: bottlenecks of grouped 1x1 convolutions whose channels are shuffled between the groups.
 
     Submodules: ``conv1``, ``bn1``, ``relu`` (the stem, N, 24, S, S), ``layer1`` (N, 240, S/2, S/2),
     ``layer2`` (N, 480, S/4, S/4), ``layer3`` (N, 960, S/8, S/8), after their ReLU, and ``linear``. Weights
     are named as in the CRD benchmark (github.com/HobbitLong/RepDistiller).
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
+        channels, classes, size: those of the data set; a batch of images is (N, channels, size, size).
 
     Zhang, Zhou, Lin, Sun 2017, arXiv 1707.01083, table 1, 3 groups, width 1. As in the CRD benchmark (Tian et
     al. 2019, arXiv 1910.10699) the stem is a 1x1 convolution at full size, without pooling.
@@ -40,14 +40,14 @@ class ShuffleNetV1(nn.Sequential):
 
 
 class ShuffleNetV2(nn.Sequential):
-    """Units that work on half of the channels and shuffle the two halves.
+    """ShuffleNet V2: units that work on half of the channels and shuffle the two halves.
 
     Submodules: ``conv1``, ``bn1``, ``relu`` (the stem, N, 24, S, S), ``layer1`` (N, 116, S/2, S/2),
     ``layer2`` (N, 232, S/4, S/4), ``layer3`` (N, 464, S/8, S/8), ``conv2``, ``bn2``, ``relu2`` (N, 1024, S/8,
     S/8) and ``linear``. Weights are named as in the CRD benchmark (github.com/HobbitLong/RepDistiller).
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
+        channels, classes, size: those of the data set; a batch of images is (N, channels, size, size).
 
     Ma, Zhang, Zheng, Sun 2018, arXiv 1807.11164, table 5, width 1. As in the CRD benchmark (Tian et al. 2019,
     arXiv 1910.10699) the stem is a 1x1 convolution at full size, without pooling, and each stage has one unit
@@ -78,7 +78,7 @@ def _stem(channels: int) -> dict[str, nn.Module]:
 
 
 def _grouped(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
-    first = Bottleneck(inputs, outputs - inputs, stride=2)  # the shortcut brings the rest
+    first = Bottleneck(inputs, outputs - inputs, stride=2)  # the shortcut gives the other channels
     return nn.Sequential(first, *(Bottleneck(outputs, outputs, stride=1) for _ in range(blocks - 1)))
 
 
@@ -87,7 +87,7 @@ def _split(inputs: int, outputs: int, units: int) -> nn.Sequential:
 
 
 class Bottleneck(nn.Module):
-    """V1's unit; with stride 2 a pooled shortcut is set beside its ``outputs`` channels, else added to them."""
+    """The unit of V1; with stride 2 a pooled shortcut is concatenated to its ``outputs`` channels, else it is added."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, groups: int = 3) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Bottleneck(nn.Module):
 
 
 class SplitUnit(nn.Module):
-    """V2's unit: three convolutions on one half of the channels, the other half as it is; keeps (N, C, S, S)."""
+    """The unit of V2: three convolutions on one half of the channels, none on the other; keeps (N, C, S, S)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class SplitUnit(nn.Module):
 
 
 class DownUnit(nn.Module):
-    """V2's unit between stages: all channels go both ways, (N, inputs, S, S) to (N, outputs, S/2, S/2)."""
+    """The unit of V2 between stages: both branches take all channels, (N, inputs, S, S) to (N, outputs, S/2, S/2)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

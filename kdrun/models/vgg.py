@@ -17,11 +17,11 @@ CONVOLUTIONS = {
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
-"""How many convolutions each of the five blocks has, by depth; 8 is the CRD benchmark's own."""
+"""How many convolutions each of the five blocks has, by depth; depth 8 is from the CRD benchmark, not the paper."""
 
 
 class VGG(nn.Sequential):
-    """Five blocks of 3x3 convolutions with batch normalization, a mean over the map, and one linear layer.
+    """Five blocks of 3x3 convolutions with batch normalization, global average pooling, and one linear layer.
 
     Submodules: ``block0`` ... ``block4``, which end before their last ReLU, and ``relu0`` (N, 64, S, S),
     ``relu1`` (N, 128, S/2, S/2), ``relu2`` (N, 256, S/4, S/4), ``relu3`` (N, 512, S/8, S/8), ``relu4`` (N,
@@ -29,15 +29,15 @@ class VGG(nn.Sequential):
     (github.com/HobbitLong/RepDistiller).
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
+        channels, classes, size: those of the data set; a batch of images is (N, channels, size, size).
         depth: convolutions and linear layers, the paper's three linear layers counted: 8, 11, 13, 16 or 19.
 
     Raises:
         ValueError: if the images are smaller than 8x8.
 
-    Simonyan and Zisserman 2014, arXiv 1409.1556, table 1. As in the CRD benchmark (Tian et al. 2019, arXiv
-    1910.10699) there is no pooling between the last two blocks, a mean in place of the last, batch
-    normalization, and one linear layer for three.
+    Simonyan and Zisserman 2014, arXiv 1409.1556, table 1. Differences as in the CRD benchmark (Tian et al. 2019,
+    arXiv 1910.10699): no pooling between the last two blocks, an average pooling as the last one, batch
+    normalization, and one linear layer instead of three.
     """
 
     channels_last = True

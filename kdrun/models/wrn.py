@@ -19,10 +19,10 @@ class WideResNet(nn.Sequential):
     in the CRD benchmark (github.com/HobbitLong/RepDistiller), so that its teachers load.
 
     Args:
-        channels, classes, size: of the images, which are square; a batch is (N, channels, size, size).
+        channels, classes, size: those of the data set; a batch of images is (N, channels, size, size).
         depth: layers with weights, projections not counted: 10, 16, 22, 28, 40.
         widening: the factor k.
-        dropout: the part that is dropped, in training, between the two convolutions of a block.
+        dropout: dropout rate between the two convolutions of a block.
 
     Raises:
         ValueError: if ``depth`` is not 6n + 4.
@@ -69,8 +69,7 @@ def _stage(blocks: int, inputs: int, outputs: int, stride: int, dropout: float) 
 class PreActivationBlock(nn.Module):
     """BN, ReLU, 3x3 convolution, twice, beside a shortcut: (N, inputs, S, S) to (N, outputs, S/stride, S/stride).
 
-    Where the shapes differ, the shortcut is a 1x1 convolution of what the first ReLU gives, else the input
-    itself.
+    If the shapes differ, the shortcut is a 1x1 convolution of the output of the first ReLU, else the input itself.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:

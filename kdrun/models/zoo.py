@@ -12,11 +12,11 @@ from torch import nn
 from kdrun.models import loading
 from kdrun.models.init import he_normal
 
-ALONE: dict[str, dict[str, Any]] = {
+LOGITS_ONLY: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
-"""What makes these nets return their logits alone."""
+"""Arguments with which these nets return only their logits."""
 
 
 def from_torchvision(
@@ -27,24 +27,24 @@ def from_torchvision(
     weights: str | None = None,
     small_images: bool = False,
 ) -> nn.Module:
-    """Returns a classification model of torchvision, as it is: every dotted path of a submodule can be a tap.
+    """Returns a classification model of torchvision; the dotted path of every submodule can be a tap.
 
-    Nothing is downloaded. Activations do not overwrite their input, so that it can be tapped; torchvision's
-    residual additions still do: tap a block, not the layer before its addition.
+    Nothing is downloaded. Activations do not work in place, so that their inputs can be tapped. The residual
+    additions of torchvision still do: tap a block, not the layer before its addition.
 
     Args:
-        channels: of the images; other than 3, the first convolution begins anew.
-        classes: of the data; the model gives (N, classes).
-        size: of the images, which are square; a batch is (N, channels, size, size).
-        net: its name in torchvision, such as ``resnet18``.
-        weights: to begin with: a file (.safetensors, .pt, .pth, .th), or the name of torchvision's weights, such
-            as ``DEFAULT``, that lie in torch's cache. A last layer of other classes begins anew.
-        small_images: gives a ResNet a 3x3 stem of stride 1 without pooling, for the 7x7 one of stride 2.
+        channels: channels of the images; if not 3, the first convolution is replaced by a new one.
+        classes: number of classes; the model returns (N, classes).
+        size: width and height of the images; a batch is (N, channels, size, size).
+        net: the name of the model in torchvision, such as ``resnet18``.
+        weights: the initial weights: a file (.safetensors, .pt, .pth, .th), or the name of torchvision weights, such
+            as ``DEFAULT``, that are in torch's cache. A last layer for another number of classes is not loaded.
+        small_images: whether a ResNet gets a 3x3 stem of stride 1 without pooling, instead of a 7x7 one of stride 2.
 
     Raises:
-        ValueError: if there is no such net; if it is no ResNet but ``small_images`` is asked for; if it does
-            not take images of this size; if the named weights do not exist or are not in the cache.
-        InputError: if the file of weights is unreadable or of another net.
+        ValueError: if there is no such net; if ``small_images`` is set and it is no ResNet; if it does not take
+            images of this size; if the named weights do not exist or are not in the cache.
+        InputError: if the weight file is unreadable or made for another net.
     """
     model = _build(net, classes, size)
     if small_images:
@@ -59,14 +59,17 @@ def from_torchvision(
 
 
 def _build(net: str, classes: int, size: int) -> nn.Module:
-    from torchvision import models  # costs 1.5 s: only for those who use it
+    from torchvision import models  # takes 1.5 s, so it is imported only when it is used
 
     known = models.list_models(module=models)
     if net not in known:
         near = get_close_matches(net, known, 1)
         raise ValueError(f"torchvision has no {net!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    more = {"image_size": size} if net.startswith("vit_") else ALONE.get(net, {})
-    model: nn.Module = models.get_model(net, num_classes=classes, **more)
+    more = {"image_size": size} if net.startswith("vit_") else LOGITS_ONLY.get(net, {})
+    try:
+        model: nn.Module = models.get_model(net, num_classes=classes, **more)
+    except AssertionError as fault:  # a vision transformer counts its patches when it is made
+        raise ValueError(f"{net} does not take {size}x{size} images ({fault}): set dataset.pad_to") from fault
     return model
 
 

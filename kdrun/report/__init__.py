@@ -1,1 +1,1 @@
-"""What a run shows: progress, tables, figures."""
+"""The output of a run: progress, tables and figures."""

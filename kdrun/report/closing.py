@@ -1,4 +1,4 @@
-"""The closing table of a run: the teacher, the student alone, the student distilled."""
+"""The closing table of a run: the teacher, the baseline (the student alone) and the distilled student."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from rich.table import Table
 from kdrun.report.cost import short
 from kdrun.train.metrics import TASKS
 
-ROLES = {"teacher": "teacher", "alone": "student alone", "student": "student"}
+ROLES = {"teacher": "teacher", "baseline": "student alone", "student": "student"}
 
 
 def closing(console: Console, summary: dict[str, Any], folder: Path) -> None:
-    """Prints the table of ``summary`` and where to look further."""
+    """Prints the table of ``summary``, the run folder and the command that shows the curves."""
     scores, models = TASKS[summary["task"]], summary["models"]
     title = f"{summary['dataset']}, seed {summary['seed']}: scores on {summary['test_images']:,} test images"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
     for heading in ("", "model", *(score.name for score in scores), "difference", "params", "FLOPs", "seconds"):
         table.add_column(heading, justify="left" if heading in ("", "model") else "right", no_wrap=True)
-    alone = models.get("alone")
+    baseline = models.get("baseline")
     for role, row in models.items():
         main = scores[0]
-        apart = row["test"][main.name] - alone["test"][main.name] if alone and role != "alone" else None
-        shown = [score.text(row["test"][score.name]) for score in scores]
-        role_shown = f"{ROLES[role]}, {summary['method']}" if role == "student" else ROLES[role]
-        difference = main.text(apart, sign=True) if apart is not None else ""
-        seconds = f"{row['seconds']:.1f}" if row["seconds"] is not None else "given"
+        compared = baseline and role != "baseline"
+        gain = row["test"][main.name] - baseline["test"][main.name] if compared else None
+        cells = [score.text(row["test"][score.name]) for score in scores]
+        label = f"{ROLES[role]}, {summary['method']}" if role == "student" else ROLES[role]
+        difference = main.text(gain, sign=True) if gain is not None else ""
+        seconds = f"{row['train_seconds']:.1f}" if row["train_seconds"] is not None else "external"
         cost = (short(row["parameters"]), short(row["flops"]), seconds)
-        table.add_row(role_shown, row["name"], *shown, difference, *cost)
+        table.add_row(label, row["name"], *cells, difference, *cost)
     console.print(table)
     console.print(notes(summary), markup=False, soft_wrap=True)
     console.print(f"run folder   {folder}", markup=False, soft_wrap=True)
@@ -39,14 +40,14 @@ def closing(console: Console, summary: dict[str, Any], folder: Path) -> None:
 
 
 def closing_line(console: Console, summary: dict[str, Any], folder: Path) -> None:
-    """Prints a job of a sweep in one line."""
+    """Prints the scores of a job of a sweep in one line."""
     main, models = TASKS[summary["task"]][0], summary["models"]
-    said = [f"{ROLES[role]} {main.text(row['test'][main.name])}" for role, row in models.items()]
-    console.print(f"{folder.name}: {main.name} {', '.join(said)}", markup=False, soft_wrap=True)
+    scores = [f"{ROLES[role]} {main.text(row['test'][main.name])}" for role, row in models.items()]
+    console.print(f"{folder.name}: {main.name} {', '.join(scores)}", markup=False, soft_wrap=True)
 
 
 def notes(summary: dict[str, Any]) -> str:
-    """Returns what the table's figures mean."""
-    apart = "difference: to the student alone, from the same initial weights; one seed says little, try -m seed=0,1,2"
-    cost = "FLOPs: of one image, two per multiply-add; seconds: of training, a stored model's when it was trained"
-    return f"{apart}\n{cost}" if "alone" in summary["models"] else cost
+    """Returns the explanation of the columns of the table."""
+    against = "difference: to the student alone, from the same initial weights; one seed says little, try -m seed=0,1,2"
+    cost = "FLOPs: of one image, two per multiply-add; seconds: of training, also of models from the store"
+    return f"{against}\n{cost}" if "baseline" in summary["models"] else cost

@@ -1,4 +1,4 @@
-"""What a model costs."""
+"""The costs of a model: parameters and floating-point operations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdrun.models.loading import lasting
 
 
 def parameters(model: nn.Module) -> int:
-    """Returns the number of weights that inference needs, buffers apart."""
+    """Returns the number of parameters that inference needs, without buffers."""
     return sum(weight.numel() for weight in lasting(model, dict(model.named_parameters())).values())
 
 
@@ -22,7 +22,7 @@ def flops(model: nn.Module, image: Tensor) -> int:
 
 
 def short(number: float) -> str:
-    """Returns ``number`` with three digits and k, M or G."""
+    """Returns ``number`` with three significant digits and k, M or G."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"

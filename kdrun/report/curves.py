@@ -1,4 +1,4 @@
-"""The curves of a run: how teacher, student alone and student came to what they are."""
+"""The learning curves of a run: teacher, baseline and student."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ from kdrun.train.metrics import Score
 
 Rows = list[dict[str, Any]]
 
-LOOKS = (("#0072B2", "-"), ("#E69F00", "--"), ("#000000", "-."))
-"""Of models: colours of Okabe and Ito, which the colour-blind tell apart, and strokes for print without colour."""
+STYLES = (("#0072B2", "-"), ("#E69F00", "--"), ("#000000", "-."))
+"""Colours and line styles of the models.
+
+The colours are those of Okabe and Ito, which colour-blind readers can distinguish; the styles are for print without
+colour.
+"""
 
 PARTS = (("#56B4E9", ":"), ("#D55E00", ":"), ("#009E73", ":"), ("#CC79A7", ":"))
-"""Of what a model has besides: other classifiers, the way back."""
+"""Colours and line styles of the other parts of a model: further classifiers, the reverse direction."""
 
 
-def curves(rows: dict[str, Rows], main: Score, title: str, given: dict[str, float] | None = None) -> Figure:
+def curves(rows: dict[str, Rows], main: Score, title: str, levels: dict[str, float] | None = None) -> Figure:
     """Returns the training loss and the validation score of several models over their epochs.
 
-    Only epochs in which the main score was taken are drawn: those of stages that train the model for its task. A loss
-    is the sum of its epoch's terms; methods differ in them, so it is not to be compared between the lines.
+    Only epochs with the main score are drawn: those of stages that train the model for its task. The loss is the sum of
+    the epoch's terms. Methods have different terms, so losses cannot be compared between lines.
 
     Args:
-        rows: of metrics.jsonl, by the label of the model.
+        rows: the rows of metrics.jsonl, by the label of the model.
         main: the task's first score.
-        title: above both.
-        given: validation scores of models whose epochs are not known, by label; each is a level.
+        title: the title of the figure.
+        levels: validation scores of models without known epochs, by label; each is drawn as a horizontal line.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
     left, right = figure.subplots(1, 2)
     scale = 100 if main.percent else 1
-    for (label, found), (colour, stroke) in zip(rows.items(), cycle(LOOKS), strict=False):
-        scored = [row for row in found if f"val/{main.name}" in row]
+    for (label, own), (colour, stroke) in zip(rows.items(), cycle(STYLES), strict=False):
+        scored = [row for row in own if f"val/{main.name}" in row]
         if not scored:
             continue
         epochs = range(1, len(scored) + 1)
@@ -47,7 +51,7 @@ def curves(rows: dict[str, Rows], main: Score, title: str, given: dict[str, floa
             part = f"{label}, {name.removeprefix('val/').removesuffix('/' + main.name)}"
             style |= {"label": part, "color": colour, "linestyle": stroke}
             right.plot(epochs, [row[name] * scale for row in scored], **style)
-    for label, level in (given or {}).items():
+    for label, level in (levels or {}).items():
         right.axhline(level * scale, label=label, color="gray", linewidth=1)
     figure.suptitle(title)
     left.set(xlabel="epoch", ylabel="training loss, sum of its terms")
@@ -61,16 +65,16 @@ def curves(rows: dict[str, Rows], main: Score, title: str, given: dict[str, floa
 
 
 def others(row: dict[str, Any], main: Score) -> list[str]:
-    """Returns under what names a row has the main score of other parts: of each classifier, of the way back."""
+    """Returns the names in a row that are main scores of other parts: further classifiers, the reverse direction."""
     return [name for name in row if name.startswith("val/") and name.endswith(f"/{main.name}") and name.count("/") > 1]
 
 
 def loss(row: dict[str, Any]) -> float:
-    """Returns the sum of the student's terms of an epoch's row; another player's go down a loss of their own."""
+    """Returns the sum of the student's loss terms in an epoch's row; other players have their own losses."""
     return sum((float(row[f"loss/{name}"]) for name in terms(row)), 0.0)
 
 
 def terms(row: dict[str, Any]) -> list[str]:
-    """Returns the names of the student's terms in an epoch's row."""
+    """Returns the names of the student's loss terms in an epoch's row."""
     names = [name.removeprefix("loss/") for name in row if name.startswith("loss/")]
     return [name for name in names if "/" not in name]

@@ -1,4 +1,4 @@
-"""What a run says while it works: a progress bar on a terminal, plain lines elsewhere."""
+"""The progress of a run: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from kdrun.train.metrics import called
 
 WIDTH = 110
-"""Columns of a table where there is no terminal to fit it to."""
+"""Characters per line of a table if the output is not a terminal."""
 
 QUIET_SECONDS = 10.0
-"""Between two plain lines of one stage."""
+"""The least number of seconds between two plain lines of one stage."""
 
 
 def console() -> Console:
-    """Returns the console of standard output."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=WIDTH)
+    """Returns a console for standard output."""
+    screen = Console(highlight=False)
+    return screen if screen.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 class Display:
@@ -37,7 +37,7 @@ class Display:
         )
         self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.tasks: dict[tuple[str, str], TaskID] = {}
-        self.told = time.monotonic()
+        self.noticed = time.monotonic()
 
     def __enter__(self) -> Display:
         self.progress.start()
@@ -53,20 +53,20 @@ class Display:
         self.console.print(line, markup=False, soft_wrap=True)
 
     def listen(self, training: str, stage: str, done: float, row: dict[str, Any]) -> None:
-        """Hears of a step, or of a finished epoch where ``row`` is not empty."""
+        """Updates the bar after a step; after a finished epoch, ``row`` is not empty and its scores are shown."""
         task = self.tasks.get((training, stage))
         if task is None:
             task = self.tasks[training, stage] = self.progress.add_task(f"{training}: {stage}", total=1.0, text="")
         self.progress.update(task, completed=done)
         if row:
             self.progress.update(task, text=sentence(row))
-            if not self.console.is_terminal and (done >= 1 or time.monotonic() - self.told >= QUIET_SECONDS):
+            if not self.console.is_terminal and (done >= 1 or time.monotonic() - self.noticed >= QUIET_SECONDS):
                 self.notice(f"{training}: {stage} {sentence(row)}")
-                self.told = time.monotonic()
+                self.noticed = time.monotonic()
 
 
 def sentence(row: dict[str, Any]) -> str:
-    """Returns an epoch's row as a few words."""
+    """Returns a short text about an epoch: its number, its first score and its seconds."""
     scores = {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/")}
-    said = [f"{name} {called(name).text(value)}" for name, value in list(scores.items())[:1]]
-    return ", ".join([f"epoch {row['epoch']}", *said, f"{row['seconds']:.1f} s"])
+    parts = [f"{name} {called(name).text(value)}" for name, value in list(scores.items())[:1]]
+    return ", ".join([f"epoch {row['epoch']}", *parts, f"{row['seconds']:.1f} s"])

@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def confusion(counts: Tensor, names: list[str], title: str) -> Figure:
-    """Returns a confusion matrix: how often class row was taken for class column, as parts of the row.
+    """Returns the figure of a confusion matrix; each row is divided by its sum.
 
     Args:
-        counts: (classes, classes) integers.
-        names: of the classes.
-        title: above it.
+        counts: (classes, classes) integers; rows are true classes, columns predicted ones.
+        names: the names of the classes.
+        title: the title of the figure.
     """
     figure = Figure(figsize=(6, 5.2), layout="constrained")
     FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas

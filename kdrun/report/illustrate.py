@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a finished run beside its curves."""
+"""The figures, images and texts of a finished run in TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ Config = dict[str, Any]
 Summary = dict[str, Any]
 
 
-def illustrate(record: Record, exp: Experiment, config: Config, found: Results, summary: Summary) -> None:
-    """Shows in TensorBoard what the run was, what its data set looks like in training and where the student errs."""
+def illustrate(record: Record, exp: Experiment, config: Config, measured: Results, summary: Summary) -> None:
+    """Adds the config, a batch of training images, the confusion matrix and the final scores to TensorBoard."""
     source = exp.data.source
     record.text("config", (record.folder / "config.yaml").read_text())
-    batch = next(exp.stream("samples", min(32, exp.data.few.size)).epoch(1))
+    batch = next(exp.stream("samples", min(32, exp.data.subset.size)).epoch(1))
     record.images("training images", pixels(batch.images, source.mean, source.std))
-    if found.confusion is not None:
-        title = f"{summary['student']} by {summary['method']}: {found.count:,} test images"
-        record.figure("confusion", figures.confusion(found.confusion, source.names, title))
+    if measured.confusion is not None:
+        title = f"{summary['student']} by {summary['method']}: {measured.count:,} test images"
+        record.figure("confusion", figures.confusion(measured.confusion, source.names, title))
     flat = {name: config[name] for name in ("seed", "epochs", "batch_size", "precision")}
     nodes = {name: config[name] or {} for name in ("dataset", "teacher", "student", "method", "optimizer")}
     named = {name: node.get("name", "none") for name, node in nodes.items()}
-    told = {score.name: found.models["student"]["test"][score.name] for score in TASKS[source.task]}
-    record.hparams({**named, **flat}, told)
-    record.findings(summary.get("findings", {}))
+    scores = {score.name: measured.models["student"]["test"][score.name] for score in TASKS[source.task]}
+    record.hparams({**named, **flat}, scores)
+    record.method_metrics(summary.get("method_metrics", {}))
 
 
-def draw_curves(record: Record, exp: Experiment, alone: Trained | None, summary: Summary) -> None:
-    """Shows how teacher, student alone and student came to what they are, those that were trained by kdrun."""
-    trained = {f"teacher {summary['teacher']}": exp.teacher, f"{summary['student']} alone": alone}
+def plot_curves(record: Record, exp: Experiment, baseline: Trained | None, summary: Summary) -> None:
+    """Plots the curves of teacher, baseline and student; an external teacher is a horizontal line."""
+    teacher = exp.teacher if exp.teachers else None
+    trained = {f"teacher {summary['teacher']}": teacher, f"{summary['student']} alone": baseline}
     known = {label: read_rows(one.folder / "metrics.jsonl") for label, one in trained.items() if one and one.folder}
-    given = {label: one.scores[exp.main.name] for label, one in trained.items() if one and not one.folder}
-    rows = {label: found for label, found in known.items() if found != record.rows}  # the run may be the student alone
+    levels = {label: one.scores[exp.main.name] for label, one in trained.items() if one and not one.folder}
+    rows = {label: own for label, own in known.items() if own != record.rows}  # the run itself may be the baseline
     rows[f"{summary['student']} by {summary['method']}"] = record.rows
-    record.figure("curves", curves(rows, exp.main, f"{summary['dataset']}, seed {summary['seed']}", given))
+    record.figure("curves", curves(rows, exp.main, f"{summary['dataset']}, seed {summary['seed']}", levels))

@@ -1,4 +1,4 @@
-"""Figures of a teacher's data impressions, and of the class similarities behind them."""
+"""Figures of a teacher's data impressions, and of the class similarities that they are made from."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 ROWS = 20
-"""Classes at most in the grid of impressions."""
+"""The most classes in the grid of impressions."""
 
 GAP = 2
-"""White pixels between two of them."""
+"""White pixels between two impressions."""
 
 
 def similarity(cosines: Tensor, names: list[str], title: str) -> Figure:
@@ -34,12 +34,12 @@ def similarity(cosines: Tensor, names: list[str], title: str) -> Figure:
 
 
 def grid(images: list[Tensor], names: list[str], title: str) -> Figure:
-    """Returns some images of each class, a row each, at most ``ROWS`` rows.
+    """Returns a figure with a row of images for each class, at most ``ROWS`` rows.
 
     Args:
-        images: per class (n, C, H, W) of pixels in [0, 1], C 1 or 3; n may be 1.
-        names: of the classes.
-        title: above all.
+        images: for each class (n, C, H, W) of pixels in [0, 1], with C 1 or 3.
+        names: the names of the classes.
+        title: the title of the figure.
     """
     images, columns = images[:ROWS], max(len(row) for row in images)
     _, channels, height, width = images[0].shape

@@ -1,4 +1,4 @@
-"""The table of a sweep: every setting with mean and standard deviation over its seeds."""
+"""The table of a sweep: each setting with mean and standard deviation over its seeds."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Summary = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Line:
+class Setting:
     """One setting of a sweep, over its seeds.
 
     Args:
-        setting: the overrides in which it differs from the sweep's other settings.
-        done: summaries of the runs that ended.
-        failed: how many did not.
+        setting: the overrides in which it differs from the other settings of the sweep.
+        done: the summaries of the finished runs.
+        failed: the number of runs that did not finish.
     """
 
     setting: str
@@ -36,66 +36,68 @@ class Line:
 
     @property
     def section(self) -> tuple[str, str] | None:
-        """The data set and the task, with whose lines alone it can be compared; None where no run ended."""
+        """The data set and the task; only lines of the same section can be compared. None if no run has finished."""
         return (self.done[0]["dataset"], self.done[0]["task"]) if self.done else None
 
     def values(self, score: Score, role: str = "student") -> list[float]:
-        """Returns the test score of each run's model of a role; fewer where a run has no such model."""
+        """Returns the test score of the model with this role in each run; runs without such a model are left out."""
         models = [run["models"][role] for run in self.done if role in run["models"]]
         return [model["test"][score.name] for model in models]
 
     def differences(self, score: Score) -> list[float]:
-        """Returns how much each run's student is above the same student trained alone."""
-        pairs = [(run["models"]["student"], run["models"].get("alone")) for run in self.done]
-        return [student["test"][score.name] - alone["test"][score.name] for student, alone in pairs if alone]
+        """Returns the difference of each run's student to its baseline."""
+        pairs = [(run["models"]["student"], run["models"].get("baseline")) for run in self.done]
+        return [student["test"][score.name] - baseline["test"][score.name] for student, baseline in pairs if baseline]
 
 
-def write(folder: Path) -> int:
+def write_leaderboard(folder: Path) -> int:
     """Writes leaderboard.csv into the folder of a sweep and prints it; returns the number of jobs that failed.
 
-    Reads what the jobs left behind, so that it is as right after a failure as after none.
+    It reads the summaries on disk, so it is also correct after a failed or stopped job.
     """
-    runs = [read(job) for job in files.numbered(job for job in folder.iterdir() if job.is_dir())]
-    lines = ranked(gather(runs))
+    runs = [job_summary(job) for job in files.numbered(job for job in folder.iterdir() if job.is_dir())]
+    lines = ranked(by_setting(runs))
     sections = list(dict.fromkeys((run["dataset"], run["task"]) for run in runs if run["status"] == "done"))
     if sections:
-        files.write(folder / "leaderboard.csv", table(lines).encode())
+        files.write(folder / "leaderboard.csv", leaderboard_csv(lines).encode())
         out = console()
         for section in sections:
             here = [line for line in lines if line.section in (section, None)]
-            out.print(shown(here, section[0], TASKS[section[1]][0]))
+            out.print(printed(here, section[0], TASKS[section[1]][0]))
         out.print(f"sweep folder {folder}", markup=False, soft_wrap=True)
     return sum(run["status"] != "done" for run in runs)
 
 
-def read(job: Path) -> Summary:
-    """Returns the summary of a job; of one that left none, what it was to be, and that it failed."""
+def job_summary(job: Path) -> Summary:
+    """Returns the summary of a job; for a job without one, a summary that it failed, with its overrides."""
     about, summary = job / "run.json", job / "summary.json"
     if summary.is_file():
-        found: Summary = files.read_json(summary)
-        return found
+        content: Summary = files.read_json(summary)
+        return content
     overrides = files.read_json(about)["overrides"] if about.is_file() else []
     return {"status": "failed", "error": "left no summary", "overrides": overrides}
 
 
-def gather(runs: list[Summary]) -> list[Line]:
-    """Returns a line per setting, in the order of the jobs; a setting is all overrides but the seed."""
-    told = [set(run["overrides"]) for run in runs if run["overrides"]]
-    everywhere = set.intersection(*told) if told else set()
+def by_setting(runs: list[Summary]) -> list[Setting]:
+    """Groups the runs by setting, in the order of the jobs; a setting is all overrides except the seed."""
+    sets = [set(run["overrides"]) for run in runs if run["overrides"]]
+    everywhere = set.intersection(*sets) if sets else set()
     settings: dict[str, list[Summary]] = {}
     for run in runs:
         own = [word for word in run["overrides"] if word not in everywhere and not word.startswith("seed=")]
         settings.setdefault(", ".join(own) or run.get("method") or "?", []).append(run)
     return [
-        Line(setting, [run for run in group if run["status"] == "done"], sum(run["status"] != "done" for run in group))
+        Setting(
+            setting, [run for run in group if run["status"] == "done"], sum(run["status"] != "done" for run in group)
+        )
         for setting, group in settings.items()
     ]
 
 
-def ranked(lines: list[Line]) -> list[Line]:
-    """Returns ``lines`` with the best mean of the main score first, those without any run last."""
+def ranked(lines: list[Setting]) -> list[Setting]:
+    """Returns ``lines`` sorted by the mean of the main score, the best first; settings without a run come last."""
 
-    def place(line: Line) -> float:
+    def place(line: Setting) -> float:
         if not line.done:
             return float("inf")
         main = TASKS[line.done[0]["task"]][0]
@@ -105,12 +107,12 @@ def ranked(lines: list[Line]) -> list[Line]:
 
 
 def spread(values: list[float]) -> float | None:
-    """Returns the sample standard deviation; None of fewer than two."""
+    """Returns the sample standard deviation; None for fewer than two values."""
     return stdev(values) if len(values) > 1 else None
 
 
-def table(lines: list[Line]) -> str:
-    """Returns the leaderboard as csv: scores as they are, in [0, 1] where they are accuracies; empty where unknown."""
+def leaderboard_csv(lines: list[Setting]) -> str:
+    """Returns the leaderboard as csv; accuracies are in [0, 1], unknown values are empty."""
     rows = []
     for line in lines:
         row: dict[str, Any] = {"setting": line.setting, "n": len(line.done), "failed": line.failed}
@@ -118,7 +120,7 @@ def table(lines: list[Line]) -> str:
             for name, values in (
                 (score.name, line.values(score)),
                 (f"{score.name}_difference", line.differences(score)),
-                (f"{score.name}_alone", line.values(score, "alone")),
+                (f"{score.name}_baseline", line.values(score, "baseline")),
                 (f"{score.name}_teacher", line.values(score, "teacher")),
             ):
                 row[f"{name}_mean"] = mean(values) if values else ""
@@ -126,7 +128,7 @@ def table(lines: list[Line]) -> str:
         students = [run["models"]["student"] for run in line.done]
         row["parameters"] = students[0]["parameters"] if students else ""
         row["flops"] = students[0]["flops"] if students else ""
-        row["seconds_mean"] = mean(student["seconds"] for student in students) if students else ""
+        row["train_seconds_mean"] = mean(student["train_seconds"] for student in students) if students else ""
         rows.append(row)
     text = io.StringIO()
     names = dict.fromkeys(name for row in rows for name in row)
@@ -136,15 +138,15 @@ def table(lines: list[Line]) -> str:
     return text.getvalue()
 
 
-def shown(lines: list[Line], dataset: str, main: Score) -> Table:
-    """Returns the leaderboard of a data set as printed."""
+def printed(lines: list[Setting], dataset: str, main: Score) -> Table:
+    """Returns the leaderboard of a data set for printing on a terminal."""
     title = f"{dataset}: {main.name} on test images, mean ± standard deviation over n seeds"
     grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
     grid.add_column("setting", overflow="fold")
-    for heading in ("n", main.name, "difference to alone", "teacher", "params", "seconds"):
+    for heading in ("n", main.name, "difference", "teacher", "params", "seconds"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for line in lines:
-        values, apart, teacher = line.values(main), line.differences(main), line.values(main, "teacher")
+        values, differences, teacher = line.values(main), line.differences(main), line.values(main, "teacher")
         failed = f" ({line.failed} not finished)" if line.failed else ""
         if not values:
             grid.add_row(escape(line.setting) + failed, "0")
@@ -154,9 +156,9 @@ def shown(lines: list[Line], dataset: str, main: Score) -> Table:
             escape(line.setting) + failed,
             str(len(values)),
             main.text(mean(values), spread(values)),
-            main.text(mean(apart), spread(apart), sign=True) if apart else "",
+            main.text(mean(differences), spread(differences), sign=True) if differences else "",
             main.text(mean(teacher)) if teacher else "",
             short(student["parameters"]),
-            f"{mean(run['models']['student']['seconds'] for run in line.done):.1f}",
+            f"{mean(run['models']['student']['train_seconds'] for run in line.done):.1f}",
         )
     return grid

@@ -1,4 +1,4 @@
-"""What several runs measured, put together: a line for everything that was trained alike but for its seed."""
+"""Groups the models of several runs into lines: all models in a line are trained the same way, with different seeds."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdrun.config.nodes import ALONE, bare, nameless
+from kdrun.config.nodes import BASELINE, architecture, without_names
 from kdrun.train.metrics import TASKS, Score
 
 Config = dict[str, Any]
 
 PRIVATE = {"seed", "name", "out", "resume", "device", "threads", "compile", "trust", "experiment", "claims", "baseline"}
-"""Keys of a config that do not make a training another one; the place of the data does not either."""
+"""Keys of a config that do not change a training; the folder of the data does not change it either."""
 
-UNTAUGHT = ("alone", "teacher", "given")
-"""How a model came about that no other taught, as far as the run knows: trained alone, as a student or as the teacher,
-whose recipe and seed are its own; or its weights were given."""
+UNTAUGHT = ("alone", "teacher", "external")
+"""Values of ``how`` for models without a teacher: a student trained alone, the teacher, or external weights.
+
+The teacher has its own recipe and seed, so it differs from a student trained alone.
+"""
 
 BESIDE_TEACHER = "top1_teacher_"
-"""How scores begin that are taken where the teacher is right, or wrong."""
+"""The prefix of scores on the images that the teacher classifies correctly, or wrongly."""
 
 BASE = ("base", "alone", "scratch")
-"""Names under which claims speak of a model that nobody taught."""
+"""Names in ``claims`` for a model without a teacher."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, as read.
+    """A finished run, as read from its folder.
 
     Args:
-        folder: where it lies.
-        config: recorded in it.
-        summary: of a run that ended.
+        folder: the path of the folder.
+        config: the recorded config.
+        summary: the content of summary.json.
     """
 
     folder: Path
@@ -44,14 +46,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Measured:
-    """One trained model as one run measured it.
+    """One trained model with the scores of one run.
 
     Args:
         run: the run.
-        role: of the model in it: teacher, alone, student.
+        role: the role of the model in the run: teacher, baseline or student.
         how: the method that trained it, or one of ``UNTAUGHT``.
-        kind: all that its training depends on but the seed.
-        seed: of its training.
+        kind: everything that its training depends on, except the seed.
+        seed: the seed of its training.
     """
 
     run: Run
@@ -62,13 +64,13 @@ class Measured:
 
     @property
     def row(self) -> dict[str, Any]:
-        """Its name, scores and costs."""
-        found: dict[str, Any] = self.run.summary["models"][self.role]
-        return found
+        """The name, scores and costs of the model, from the run's summary."""
+        values: dict[str, Any] = self.run.summary["models"][self.role]
+        return values
 
     @property
     def metrics(self) -> Path:
-        """The file of its epochs: the run's own, or that in the store, which lies beside the run or its sweep."""
+        """The metrics.jsonl of its training: the run's own, or that in the store, which is beside the run or sweep."""
         if self.role == "student":
             return self.run.folder / "metrics.jsonl"
         stored = Path("models", f"{self.row['name']}-{self.row['key'][:12]}", "metrics.jsonl")
@@ -78,18 +80,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class Line:
-    """All measurements of what was trained alike but for the seed."""
+    """All measurements of models that are trained the same way, with different seeds."""
 
     all: list[Measured]
 
     @property
     def models(self) -> list[Measured]:
-        """One measurement for each seed, the first."""
+        """The first measurement of each seed."""
         return once(self.all)
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """The name of the model."""
         return str(self.all[0].row["name"])
 
     @property
@@ -99,76 +101,79 @@ class Line:
 
     @property
     def section(self) -> tuple[str, str]:
-        """The data set and its task: what can be compared."""
+        """The data set and its task; only lines of the same section can be compared."""
         return self.all[0].run.config["dataset"]["name"], self.all[0].run.summary["task"]
 
     def scores(self, name: str) -> list[float]:
-        """Returns a test score of each seed that has it; none of one beside the teacher where there are several."""
+        """Returns a test score for each seed that has it.
+
+        A score that depends on the teacher (``BESIDE_TEACHER``) is left out if the runs have different teachers.
+        """
         having = [one for one in self.all if name in one.row["test"]]
         teachers = {one.run.summary["models"].get("teacher", {}).get("key") for one in having}
         several = name.startswith(BESIDE_TEACHER) and len(teachers) > 1
         return [] if several else [one.row["test"][name] for one in once(having)]
 
     def differences(self, name: str) -> list[float]:
-        """Returns how much each seed is above the same student trained alone from the same initial weights."""
-        taught = [one for one in self.models if one.how not in UNTAUGHT and "alone" in one.run.summary["models"]]
-        pairs = [(one.row["test"], one.run.summary["models"]["alone"]["test"]) for one in taught]
-        return [test[name] - alone[name] for test, alone in pairs if name in test and name in alone]
+        """Returns the difference of each seed to its baseline, trained alone from the same initial weights."""
+        taught = [one for one in self.models if one.how not in UNTAUGHT and "baseline" in one.run.summary["models"]]
+        pairs = [(one.row["test"], one.run.summary["models"]["baseline"]["test"]) for one in taught]
+        return [test[name] - baseline[name] for test, baseline in pairs if name in test and name in baseline]
 
     def costs(self, name: str) -> list[float]:
-        """Returns ``seconds`` or ``asked`` of each seed, those of a chain's other links included."""
-        own = [(one.row[name], self._links(one)) for one in self.models]
-        return [cost + sum(link[name] for link in links) for cost, links in own if cost is not None]
+        """Returns a cost, such as ``teacher_images``, for each seed, including the other models of the chain."""
+        own = [(one.row[name], self._chain(one)) for one in self.models]
+        return [cost + sum(link[name] for link in chain) for cost, chain in own if cost is not None]
 
     def stages(self) -> dict[str, list[float]]:
-        """Returns the seconds of each stage and of a chain's other links, over the seeds."""
-        found: dict[str, list[float]] = {}
+        """Returns the seconds of each stage and of the other models of the chain, one value for each seed."""
+        values: dict[str, list[float]] = {}
         for one in self.models:
             spent = dict(one.row["stages"])
-            for link in self._links(one):
-                spent[link["name"]] = spent.get(link["name"], 0) + link["seconds"]
+            for link in self._chain(one):
+                spent[link["name"]] = spent.get(link["name"], 0) + link["train_seconds"]
             for name, seconds in spent.items():
-                found.setdefault(name, []).append(seconds)
-        return found
+                values.setdefault(name, []).append(seconds)
+        return values
 
-    def _links(self, one: Measured) -> list[dict[str, Any]]:
-        return one.run.summary["links"] if one.role == "student" else []
+    def _chain(self, one: Measured) -> list[dict[str, Any]]:
+        return one.run.summary["chain"] if one.role == "student" else []
 
-    def findings(self) -> dict[str, list[float]]:
-        """Returns what else the method measured, over the seeds."""
-        found: dict[str, list[float]] = {}
+    def method_metrics(self) -> dict[str, list[float]]:
+        """Returns the metrics of the method, one value for each seed."""
+        values: dict[str, list[float]] = {}
         for one in self.models:
-            for name, value in one.run.summary.get("findings", {}).items() if one.role == "student" else ():
-                found.setdefault(name, []).append(value)
-        return found
+            for name, value in one.run.summary.get("method_metrics", {}).items() if one.role == "student" else ():
+                values.setdefault(name, []).append(value)
+        return values
 
     def claimed(self, *names: str) -> float | None:
-        """Returns what an experiment claims of this model under one of ``names``; of its main score without a name.
+        """Returns the claimed value of this model under one of ``names``; without names, that of its main score.
 
-        Claims are ``{MODEL: {base: 0.64, METHOD: 0.67, FINDING: ..., implausible: WHY}}``, or ``{MODEL: 0.67}`` for
-        what a run trains. A claim under ``kd`` is of its presets too, ``kd_reverse`` and so on, where they have none
-        of their own.
+        Claims are ``{MODEL: {base: 0.64, METHOD: 0.67, METRIC: ..., implausible: WHY}}``, or ``{MODEL: 0.67}`` for
+        the student of a run. A claim under ``kd`` also counts for presets such as ``kd_reverse`` that have no claim of
+        their own.
         """
         family = self.how.partition("_")[0]
         words = names or (BASE if self.how in UNTAUGHT else (self.how, family))
         for one in self.all:
-            told = said_of(one)
-            if isinstance(told, dict):
-                told = next((told[word] for word in words if word in told), None)
+            claim = claim_of(one)
+            if isinstance(claim, dict):
+                claim = next((claim[word] for word in words if word in claim), None)
             elif names or one.role != "student":
-                told = None
-            if isinstance(told, int | float):
-                return float(told)
+                claim = None
+            if isinstance(claim, int | float):
+                return float(claim)
         return None
 
     def doubt(self) -> str | None:
-        """Returns why an experiment finds what its source claims of this model implausible, where it does."""
-        told = [said_of(one) for one in self.all] if self.claimed() is not None else []
-        return next((one["implausible"] for one in told if isinstance(one, dict) and "implausible" in one), None)
+        """Returns why the claim about this model is implausible, as the experiment states it; None if it does not."""
+        claim = [claim_of(one) for one in self.all] if self.claimed() is not None else []
+        return next((one["implausible"] for one in claim if isinstance(one, dict) and "implausible" in one), None)
 
 
-def said_of(one: Measured) -> Any:
-    """Returns what the experiment's ``claims`` say of a model."""
+def claim_of(one: Measured) -> Any:
+    """Returns the entry of a model in the experiment's ``claims``."""
     claims = one.run.config.get("claims")
     return claims.get(one.row["name"]) if isinstance(claims, dict) else None
 
@@ -179,12 +184,12 @@ def once(measurements: list[Measured]) -> list[Measured]:
 
 
 def main_score(line: Line) -> Score:
-    """Returns the score that leads the tables of a line's task."""
+    """Returns the main score of a line's task."""
     return TASKS[line.section[1]][0]
 
 
 def gather(runs: list[Run]) -> list[Line]:
-    """Returns a line for everything that ``runs`` trained alike but for the seed, in the order of the runs."""
+    """Returns the lines of ``runs``: models trained the same way with different seeds are one line."""
     groups: dict[str, list[Measured]] = {}
     for one in (one for run in runs for one in measured(run)):
         groups.setdefault(json.dumps(one.kind, sort_keys=True), []).append(one)
@@ -192,21 +197,22 @@ def gather(runs: list[Run]) -> list[Line]:
 
 
 def measured(run: Run) -> Iterator[Measured]:
-    """Yields the models of a run; a student that was trained alone only once."""
-    config, models, alone = run.config, run.summary["models"], ALONE[run.summary["task"]]
+    """Yields the models of a run; if the student is itself the baseline, it is yielded once."""
+    config, models, baseline = run.config, run.summary["models"], BASELINE[run.summary["task"]]
     recipe = {name: config[name] for name in ("epochs", "batch_size", "optimizer", "schedule")} | {"stop_at": None}
     shared = {name: config[name] for name in ("precision", "fast_dev_run")}
     data = {key: value for key, value in config["dataset"].items() if key != "root"}
     if "teacher" in models:
         node = config["teacher"]
-        given = {"checkpoint": node["checkpoint"], "key": models["teacher"]["key"]}
-        made = given if node["checkpoint"] else {"recipe": node["recipe"]}
-        kind = {"role": "teacher", "dataset": {**data, "train_size": None}, "model": bare(node), **made, **shared}
-        yield Measured(run, "teacher", "given" if node["checkpoint"] else "teacher", nameless(kind), node["seed"])
-    by_itself = {"dataset": data, "model": bare(config["student"]), "recipe": recipe, **shared}
-    taught = nameless(config["method"]) != nameless(alone)
-    if "alone" in models and taught:
-        yield Measured(run, "alone", "alone", nameless(by_itself), config["seed"])
+        file = {"checkpoint": node["checkpoint"], "key": models["teacher"]["key"]}
+        origin = file if node["checkpoint"] else {"recipe": node["recipe"]}
+        kind = {"role": "teacher", "dataset": {**data, "train_size": None}, "model": architecture(node)}
+        how = "external" if node["checkpoint"] else "teacher"
+        yield Measured(run, "teacher", how, without_names({**kind, **origin, **shared}), node["seed"])
+    by_itself = {"dataset": data, "model": architecture(config["student"]), "recipe": recipe, **shared}
+    taught = without_names(config["method"]) != without_names(baseline)
+    if "baseline" in models and taught:
+        yield Measured(run, "baseline", "alone", without_names(by_itself), config["seed"])
     whole = {key: value for key, value in config.items() if key not in PRIVATE} | {"dataset": data}
     how = config["method"]["name"] if taught else "alone"
-    yield Measured(run, "student", how, nameless(whole if taught else by_itself), config["seed"])
+    yield Measured(run, "student", how, without_names(whole if taught else by_itself), config["seed"])

@@ -1,4 +1,4 @@
-"""The loss curves of several trainings, in panels."""
+"""The loss curves of several trainings, one panel for each line of a report."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Rows = list[dict[str, Any]]
 COLUMNS = 4
 
 WIDTH = 44
-"""Letters of a panel's title in a line."""
+"""The most characters in a line of a panel's title."""
 
-APART = 3.0
-"""Times that the two losses may differ after the first epoch and still share an axis."""
+AXES_FACTOR = 3.0
+"""The two losses share an axis if their ratio after the first epoch is at most this."""
 
 
-def drawn(lines: list[Line]) -> dict[str, bytes]:
-    """Returns a figure of all losses for each data set, as PNG, by the name of its file."""
-    found = {}
+def plotted(lines: list[Line]) -> dict[str, bytes]:
+    """Returns a figure of all losses for each data set, as PNG bytes by file name."""
+    pictures = {}
     for section in dict.fromkeys(line.section for line in lines):
         here = [line for line in lines if line.section == section]
         panels = {
@@ -38,19 +38,19 @@ def drawn(lines: list[Line]) -> dict[str, bytes]:
         measure = next(score.name for score in TASKS[section[1]] if not score.more_is_better)
         buffer = io.BytesIO()
         losses({label: rows for label, rows in panels.items() if rows}, measure).savefig(buffer, format="png", dpi=120)
-        found[f"losses-{section[0]}.png"] = buffer.getvalue()
-    return found
+        pictures[f"losses-{section[0]}.png"] = buffer.getvalue()
+    return pictures
 
 
 def losses(panels: dict[str, list[Rows]], measure: str) -> Figure:
-    """Returns a panel for each label: the training loss and a loss on the validation split, a line for each seed.
+    """Returns a figure with a panel for each label: training loss and validation loss, with a curve for each seed.
 
-    Of several stages the last is drawn. What is trained down is the sum of a method's terms, so that it is not of one
-    size among methods, while the validation loss is.
+    Only the last stage is drawn. The training loss is the sum of a method's terms, so it cannot be compared between
+    methods; the validation loss can.
 
     Args:
         panels: the rows of metrics.jsonl of each seed, by label.
-        measure: the score on the validation split that is drawn: loss, l1.
+        measure: the name of the validation score to draw: loss or l1.
     """
     columns = min(COLUMNS, len(panels))
     count = -(-len(panels) // columns)
@@ -68,13 +68,13 @@ def losses(panels: dict[str, list[Rows]], measure: str) -> Figure:
 
 
 def panel(axes: Any, seeds: list[Rows], measure: str) -> None:
-    """Draws the losses of one training, on two axes where they do not begin at one size."""
+    """Draws the losses of one line; on two y-axes if their sizes differ by more than ``AXES_FACTOR``."""
     trained = [[(row["epoch"], loss(row)) for row in rows] for rows in seeds]
     held = [[(row["epoch"], row[key]) for row in rows if (key := f"val/{measure}") in row] for rows in seeds]
     sizes = [max(abs(points[0][1]) for points in each if points) for each in (trained, held) if any(each)]
-    beside = axes.twinx() if max(sizes) > APART * min(sizes) else axes
+    beside = axes.twinx() if max(sizes) > AXES_FACTOR * min(sizes) else axes
     handles = [*traces(axes, trained, "training", "tab:blue"), *traces(beside, held, "validation", "tab:orange")]
-    beside.legend(handles=handles, fontsize=7)  # of the upper axes: lines of the lower ones would cross it
+    beside.legend(handles=handles, fontsize=7)  # on the upper axes, or curves would be drawn across the legend
     axes.set(xlabel="epoch", ylabel="loss" if beside is axes else "training loss")
     if beside is not axes:
         beside.set_ylabel("validation loss")
@@ -83,9 +83,9 @@ def panel(axes: Any, seeds: list[Rows], measure: str) -> None:
 
 
 def traces(axes: Any, seeds: list[list[tuple[int, float]]], label: str, colour: str) -> list[Any]:
-    """Draws a line for each seed that has points, and returns the first, which stands for all in the legend."""
-    drawn = []
+    """Draws a curve for each seed that has points; returns the first one, for the legend."""
+    plotted = []
     for points in filter(None, seeds):
         marker = "." if len(points) < 5 else None
-        drawn += axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1, marker=marker)
-    return drawn[:1]
+        plotted += axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1, marker=marker)
+    return plotted[:1]

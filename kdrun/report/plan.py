@@ -1,4 +1,4 @@
-"""What a dry run shows: models, taps, costs and stages."""
+"""The output of a dry run: models, taps, costs and stages."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from rich.console import Console
 from rich.table import Table
 
 from kdrun.core.experiment import Experiment
-from kdrun.core.rehearsal import Sketch
+from kdrun.core.rehearsal import StageSummary
 from kdrun.report.cost import flops, parameters, short
 from kdrun.train.taps import Tapped
 
 
-def show_plan(console: Console, exp: Experiment, models: dict[str, Tapped], sketches: list[Sketch]) -> None:
+def show_plan(console: Console, exp: Experiment, models: dict[str, Tapped], stages: list[StageSummary]) -> None:
     """Prints the shapes, taps, parameters and FLOPs of ``models`` by role, and the stages of all trainings."""
     source = exp.data.source
     shape = f"{source.channels}x{source.size}x{source.size}"
@@ -20,11 +20,11 @@ def show_plan(console: Console, exp: Experiment, models: dict[str, Tapped], sket
     image = exp.data.val.images[:1].float()
     for role, model in models.items():
         taps = zip(model.taps, exp.shapes(model), strict=True)
-        said = ", ".join(f"{tap} {'x'.join(map(str, size[1:]))}" for tap, size in taps)
-        table.add_row(role, short(parameters(model)), short(flops(model, image)), said)
+        listed = ", ".join(f"{tap} {'x'.join(map(str, size[1:]))}" for tap, size in taps)
+        table.add_row(role, short(parameters(model)), short(flops(model, image)), listed)
     console.print(table)
     table = Table("trains", "stage", "epochs", "losses", "moved parameters")
-    for sketch in sketches:
-        losses = " | ".join(" + ".join(names) for names in sketch.terms)
-        table.add_row(sketch.model, sketch.stage, str(sketch.epochs), losses, " | ".join(map(short, sketch.moved)))
+    for stage in stages:
+        losses = " | ".join(" + ".join(names) for names in stage.terms)
+        table.add_row(stage.model, stage.stage, str(stage.epochs), losses, " | ".join(map(short, stage.parameters)))
     console.print(table)

@@ -1,4 +1,4 @@
-"""What a run's models are worth on the test split, which is read here and nowhere else."""
+"""Tests the models of a run on the test split."""
 
 from __future__ import annotations
 
@@ -11,48 +11,58 @@ from kdrun.core.experiment import Experiment
 from kdrun.core.models import Trained
 from kdrun.data.streams import pixels
 from kdrun.report.cost import flops, parameters
+from kdrun.train.loop import COSTS
 from kdrun.train.metrics import agreement, beside_teacher, calibration_error, confusion, measure
 from kdrun.train.stage import Scores
 
 
 @dataclass(frozen=True)
 class Results:
-    """Measured at the end of a run.
+    """The results of a run.
 
     Args:
-        models: by role (teacher, alone, student): name, scores on test and validation, and what it costs; of a
-            trained model its key in the store.
-        links: the further trained models that the method asked for: name, scores on validation, and costs.
-        count: of test images.
-        confusion: of the student, (classes, classes) counts; None where there are no classes.
+        models: by role (teacher, baseline, student): name, scores on the test and the validation split, costs, and for
+            teacher and baseline their key.
+        chain: the other trained models that the method has used: name, key, scores on the validation split, and costs.
+        count: the number of test images.
+        confusion: the confusion matrix of the student, (classes, classes) counts; None if there are no classes.
     """
 
     models: dict[str, dict[str, Any]]
-    links: list[dict[str, Any]]
+    chain: list[dict[str, Any]]
     count: int
     confusion: Tensor | None
 
 
-def results(exp: Experiment, name: str, alone: Trained | None, scores: Scores) -> Results:
-    """Returns the results of a run whose student, called ``name``, ended with the validation ``scores``."""
+def results(exp: Experiment, name: str, student: nn.Module, baseline: Trained | None, scores: Scores) -> Results:
+    """Tests the models of a run and returns its results.
+
+    Args:
+        exp: the experiment, with its teacher.
+        name: the name of the student.
+        student: the trained student.
+        baseline: the baseline; None if the run has none.
+        scores: the validation scores and the costs of the student.
+    """
     models: dict[str, dict[str, Any]] = {}
-    heard: dict[str, Tensor] = {}
-    for role, trained in (("teacher", exp.teacher), ("alone", alone)):
-        if trained:
-            row, heard[role], _ = tested(exp, trained.name, trained.model, trained.scores)
-            models[role] = {**row, "key": trained.key}
-    models["student"], logits, targets = tested(exp, name, exp.student, scores)
+    outputs: dict[str, Tensor] = {}
+    trained = {"teacher": exp.teacher if exp.teachers else None, "baseline": baseline}
+    for role, model in trained.items():
+        if model:
+            row, outputs[role], _ = tested(exp, model.name, model.model, model.scores)
+            models[role] = {**row, "key": model.key}
+    models["student"], logits, targets = tested(exp, name, student, scores)
     counts = None
     if exp.data.source.task == "classification":
         counts = confusion(logits, targets)
-        if "teacher" in heard:
-            teacher = heard.pop("teacher")
+        if "teacher" in outputs:
+            teacher = outputs.pop("teacher")
             models["student"]["test"]["agreement"] = agreement(logits, teacher)
-            for role, said in {**heard, "student": logits}.items():
-                models[role]["test"].update(beside_teacher(said, teacher, targets))
-    asked_for = {link.key: link for link in exp.links if link is not exp.teacher and link is not alone}
-    links = [{"name": link.name, "key": link.key, **learned(link.model, link.scores)} for link in asked_for.values()]
-    return Results(models, links, exp.data.test.size, counts)
+            for role, own in {**outputs, "student": logits}.items():
+                models[role]["test"].update(beside_teacher(own, teacher, targets))
+    others = {link.key: link for link in exp.chain if link not in trained.values()}
+    chain = [{"name": link.name, "key": link.key, **learned(link.model, link.scores)} for link in others.values()]
+    return Results(models, chain, exp.data.test.size, counts)
 
 
 def tested(exp: Experiment, name: str, model: nn.Module, scores: Scores) -> tuple[dict[str, Any], Tensor, Tensor]:
@@ -68,15 +78,15 @@ def tested(exp: Experiment, name: str, model: nn.Module, scores: Scores) -> tupl
 
 
 def learned(model: nn.Module, scores: Scores) -> dict[str, Any]:
-    """Returns the validation scores of a trained model, and what it cost to get them.
+    """Returns the validation scores of a trained model, and the costs of its training.
 
-    ``seconds`` of training, also by stage as ``stages``; ``asked``, how many images frozen models were shown for it.
-    None of it is known of a checkpoint that was brought along.
+    The costs are those of ``train.loop.COSTS``, and the seconds of each stage as ``stages``. For an external checkpoint
+    the costs are None.
     """
-    costs = ("epoch", "seconds", "asked")
-    stages = {key.removeprefix("seconds/"): value for key, value in scores.items() if key.startswith("seconds/")}
+    costs, by_stage = ("epoch", *COSTS), "train_seconds/"
+    stages = {key.removeprefix(by_stage): value for key, value in scores.items() if key.startswith(by_stage)}
     return {
-        "val": {key: value for key, value in scores.items() if key not in costs and not key.startswith("seconds/")},
+        "val": {key: value for key, value in scores.items() if key not in costs and not key.startswith(by_stage)},
         **{cost: scores.get(cost) for cost in costs},
         "stages": stages,
         "parameters": parameters(model),

@@ -1,4 +1,4 @@
-"""Figures of translated images: strips of what was made beside what was wanted, and which colours were met."""
+"""Figures of image translation: outputs beside their targets, and the recall of each class of a label map."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ STRIPS = 4
 
 
 def strips(columns: list[Tensor], headings: list[str], title: str) -> Figure:
-    """Returns ``STRIPS`` rows of images side by side.
+    """Returns a figure with ``STRIPS`` rows of images side by side.
 
     Args:
-        columns: (N, 3, H, W) in [0, 1] each, or (N, 1, H, W); of the same N.
-        headings: one per column.
-        title: above it.
+        columns: for each column (N, 3, H, W) or (N, 1, H, W) in [0, 1]; all with the same N.
+        headings: the heading of each column.
+        title: the title of the figure.
     """
     rows = min(STRIPS, len(columns[0]))
     figure = Figure(figsize=(2 * len(columns), 2 * rows + 0.6), layout="constrained")
@@ -35,20 +35,20 @@ def strips(columns: list[Tensor], headings: list[str], title: str) -> Figure:
 
 
 def recalls(scores: Scores, colours: dict[str, tuple[int, int, int]]) -> Figure:
-    """Returns a bar per class, in the colour that label maps have for it: the part of its pixels that got the colour.
+    """Returns a bar chart of the recall of each class, in the colours of the label maps.
 
     Args:
-        scores: holds ``recall/NAME`` for the classes that occur.
-        colours: red, green and blue in 0..255 by the class's name.
+        scores: the scores, with ``recall/NAME`` for the classes that occur.
+        colours: red, green and blue in 0..255, by the name of the class.
     """
-    found = {name: scores[f"recall/{name}"] for name in colours if f"recall/{name}" in scores}
+    present = {name: scores[f"recall/{name}"] for name in colours if f"recall/{name}" in scores}
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    shades = [tuple(part / 255 for part in colours[name]) for name in found]
-    bars = axes.bar(range(len(found)), list(found.values()), color=shades, edgecolor="black", linewidth=0.6)
-    axes.bar_label(bars, [f"{value:.2f}" for value in found.values()], fontsize=7)
-    axes.set_xticks(range(len(found)), list(found), rotation=45, ha="right", fontsize=8)
-    said = f"pixel accuracy {scores['pixel_accuracy']:.3f}, mean intersection over union {scores['miou']:.3f}"
-    axes.set(ylim=(0, 1.08), ylabel="recall: pixels with the class's colour", title=f"label maps made: {said}")
+    shades = [tuple(part / 255 for part in colours[name]) for name in present]
+    bars = axes.bar(range(len(present)), list(present.values()), color=shades, edgecolor="black", linewidth=0.6)
+    axes.bar_label(bars, [f"{value:.2f}" for value in present.values()], fontsize=7)
+    axes.set_xticks(range(len(present)), list(present), rotation=45, ha="right", fontsize=8)
+    text = f"pixel accuracy {scores['pixel_accuracy']:.3f}, mean intersection over union {scores['miou']:.3f}"
+    axes.set(ylim=(0, 1.08), ylabel="recall: pixels with the class's colour", title=f"label maps made: {text}")
     return figure

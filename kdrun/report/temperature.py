@@ -1,4 +1,4 @@
-"""The figure of the temperature study: one image, and its probabilities at each temperature."""
+"""The figure of the temperature study: one image and its class probabilities at each temperature."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def softened(probabilities: Tensor, temperatures: list[float], names: list[str], image: Tensor, title: str) -> Figure:
-    """Returns an image beside a line per temperature of its probability for each class.
+    """Returns a figure with an image and, for each temperature, a curve of its class probabilities.
 
     Args:
-        probabilities: (temperatures, classes).
-        temperatures: T of each row.
-        names: of the classes.
+        probabilities: (temperatures, classes) in [0, 1].
+        temperatures: the temperature of each row.
+        names: the names of the classes.
         image: (C, H, W) in [0, 1].
-        title: of the image.
+        title: the title of the image.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas

@@ -9,51 +9,54 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from kdrun.config.nodes import Node
 from kdrun.core.experiment import Experiment
 from kdrun.core.models import Trained
+from kdrun.core.sequence import Outcome
 from kdrun.data.splits import Data
 from kdrun.errors import Interrupted, KdrunError, TrainingError
-from kdrun.methods.base import Method
+from kdrun.methods.base import AnyMethod
 from kdrun.models.loading import lasting
 from kdrun.report.closing import closing, closing_line
 from kdrun.report.display import Display
-from kdrun.report.illustrate import draw_curves, illustrate
+from kdrun.report.illustrate import illustrate, plot_curves
 from kdrun.report.plan import show_plan
 from kdrun.report.results import Results, results
-from kdrun.run import assembly
-from kdrun.run.assembly import Config
+from kdrun.run.assembly import Assembly, Config, assemble, baseline_model, is_baseline, teach
 from kdrun.store import files, weights
 from kdrun.store.checkpoint import journals
+from kdrun.store.format import RECORD_FORMAT
 from kdrun.store.model_store import differences
 from kdrun.store.record import Record, versions
 from kdrun.train.runtime import Interrupt, Runtime
-from kdrun.train.stage import Scores
+from kdrun.train.taps import Tapped
 
 Summary = dict[str, Any]
 
-BRIEF = 256
-"""Images to select by, and as many to report, of a run that is only tried."""
+FAST_IMAGES = 256
+"""The most validation images, and the most test images, of a run with ``fast_dev_run``."""
 
 
 def run(config: Config, folder: Path, overrides: list[str], *, brief: bool = False) -> Summary:
-    """Trains what ``config`` describes, or goes on with it where ``folder`` holds a part, and reports.
+    """Does the run that ``config`` describes, and prints its results; resumes it if ``folder`` holds a part of it.
 
     Args:
-        config: the whole config, plain and resolved.
-        folder: the run folder; nothing is written before everything has been built and rehearsed.
-        overrides: as given on the command line; only recorded.
-        brief: whether to close with a line instead of a table, as a job of a sweep does.
+        config: the whole config, as plain values, resolved.
+        folder: the run folder; nothing is written before everything is built and rehearsed.
+        overrides: the overrides of the command line; they are only recorded.
+        brief: whether to print one line at the end instead of a table, as for a job of a sweep.
 
     Returns:
-        What stands in the folder's summary.json; ``score`` is the task's first score on the test split.
+        The content of the folder's summary.json; ``score`` is the task's first score on the test split.
 
     Raises:
-        KdrunError: any of its kinds. Where training had begun, the folder says so; a traceback is in its error.txt.
+        KdrunError: any of its kinds. If training has begun, the folder records it, with a traceback in error.txt.
     """
     with Display() as display, Interrupt() as interrupt:
         try:
-            summary = perform(config, folder, overrides, display, interrupt)
+            summary = execute(config, folder, overrides, display, interrupt)
             interrupt.check("the end")  # a sweep must not go on with its next job
         except BaseException as error:
             if isinstance(error, Interrupted) and (folder / "config.yaml").is_file():
@@ -66,24 +69,22 @@ def run(config: Config, folder: Path, overrides: list[str], *, brief: bool = Fal
     return summary
 
 
-def perform(config: Config, folder: Path, overrides: list[str], display: Display, interrupt: Interrupt) -> Summary:
-    """Builds and rehearses, reads the data, trains, tests."""
-    runtime = Runtime.of(config, interrupt)
-    mock, teacher, sketches = assembly.tried(config, runtime, display.listen, display.notice)
+def execute(config: Config, folder: Path, overrides: list[str], display: Display, interrupt: Interrupt) -> Summary:
+    """Builds and rehearses the run, reads the data, trains and tests."""
+    assembly = assemble(config, Runtime.of(config, interrupt), display.listen, display.notice)
+    stages = assembly.rehearse()
     if config["dry_run"]:
-        show_plan(display.console, mock, assembly.models(mock, teacher), sketches)
+        show_plan(display.console, assembly.exp, assembly.models(), stages)
         return {"status": "dry run"}
-    data = Data.read(mock.data.source)
+    data = Data.read(assembly.exp.data.source)
     if config["fast_dev_run"]:
-        data = data.brief(BRIEF)
-    data = data.to(runtime.device)
-    assembly.check_batches(config, data)
+        data = data.first(FAST_IMAGES)
+    exp = assembly.on(data.to(assembly.exp.runtime.device))
     for note in data.notes:
         display.notice(f"dataset {config['dataset']['name']}: {note}")
     record = Record(folder, f"{config['student']['name']} by {config['method']['name']}", display.listen)
     try:
-        exp = assembly.assemble(config, data, runtime, display.listen, display.notice)
-        return train(exp, config, teacher, record, overrides)
+        return train(exp, assembly, record, overrides)
     except BaseException as error:
         note_failure(record, config, overrides, error)
         raise
@@ -91,112 +92,118 @@ def perform(config: Config, folder: Path, overrides: list[str], display: Display
         record.close()
 
 
-def train(exp: Experiment, config: Config, teacher: Config | None, record: Record, overrides: list[str]) -> Summary:
-    """Trains the teacher, the student alone and the student, each where it is not there yet, and tests them."""
-    if odd := differences(exp.runtime.environment(), record.facts.get("environment", {})):
-        exp.notice(f"the run was begun otherwise: {odd}; its last bits may differ from those of an unbroken one")
+def train(exp: Experiment, assembly: Assembly, record: Record, overrides: list[str]) -> Summary:
+    """Trains teacher, baseline and student, except those that are already trained, and tests them."""
+    config = assembly.config
+    if difference := differences(exp.runtime.environment(), record.facts.get("environment", {})):
+        exp.notice(f"the environment has changed since the run began: {difference}; the last bits may differ")
     record.config({**config, "resume": None})
-    began = {"status": "running", "started": time.time(), "overrides": overrides, "versions": versions()}
-    record.about(**began, environment=exp.runtime.environment())
-    exp = assembly.teach(exp, teacher)
-    if exp.teacher:
-        told = {"name": exp.teacher.name, "key": exp.teacher.key, "val": exp.teacher.scores}
-        record.about(teacher=told)
-    alone = assembly.alone(exp, config)
-    if alone and assembly.is_alone(exp, config):
-        scores = adopt(exp, alone, record)
-        method = None
-    else:
-        method = exp.method(config["method"])
-        scores = exp.follow(method, journals(record))
-    return conclude(exp, config, method, alone, scores, record, overrides)
+    about = {"status": "running", "started": time.time(), "overrides": overrides, "versions": versions()}
+    record.about(format=RECORD_FORMAT, **about, environment=exp.runtime.environment())
+    exp = teach(exp, assembly.teacher)
+    for teacher in exp.teachers:
+        record.about(teacher={"name": teacher.name, "key": teacher.key, "val": teacher.scores})
+    baseline = baseline_model(exp, config)
+    if baseline and is_baseline(exp, config):
+        return conclude(exp, config, None, baseline, adopt(exp, baseline, record), record, overrides)
+    outcome = exp.follow(assembly.method, journals(record))
+    return conclude(exp, config, assembly.method, baseline, outcome, record, overrides)
 
 
 def conclude(
     exp: Experiment,
     config: Config,
-    method: Method | None,
-    alone: Trained | None,
-    scores: Scores,
+    method: AnyMethod | None,
+    baseline: Trained | None,
+    outcome: Outcome,
     record: Record,
     overrides: list[str],
 ) -> Summary:
-    """Tests the trained models, keeps the student, and completes the record.
+    """Tests the trained models, writes the student's weights, and completes the record.
 
     Args:
-        exp: its student trained.
-        config: what stands in the record; only its names are used.
-        method: by which it was trained; None where its training was adopted.
-        alone: the same student trained alone.
-        scores: of the student on the validation split.
-        record: of the run.
-        overrides: as given on the command line.
+        exp: the experiment, with its student trained.
+        config: the recorded config.
+        method: the method that trained the student; None if its training was adopted from the baseline.
+        baseline: the baseline; None if the run has none.
+        outcome: the result of the student's training.
+        record: the record of the run.
+        overrides: the overrides of the command line.
     """
-    weights.write(record.folder / "student.safetensors", exp.student.model)
-    write_last(exp, record)
-    found = results(exp, config["student"]["name"], alone, scores)
-    summary = summarize(config, exp, found, overrides)
+    student = outcome.deployed
+    weights.write(record.folder / "student.safetensors", network(student))
+    write_last(student, record)
+    measured = results(exp, config["student"]["name"], student, baseline, outcome.scores)
+    summary = summarize(config, exp, measured, overrides)
     halt = partial(exp.runtime.interrupt.check, "tests and figures")
     halt()
     if method:
-        summary["findings"] = method.findings(exp)
+        summary["method_metrics"] = method.metrics(exp)
         for name, figure in method.figures(exp):
             halt()
             record.figure(name, figure)
     halt()
-    illustrate(record, exp, config, found, summary)
-    draw_curves(record, exp, alone, summary)
+    illustrate(record, exp, config, measured, summary)
+    plot_curves(record, exp, baseline, summary)
     files.write_json(record.folder / "summary.json", summary)
     record.about(status="done", ended=time.time())
     return summary
 
 
-def adopt(exp: Experiment, alone: Trained, record: Record) -> Scores:
-    """Makes the run's student the one that was trained alone, which is the very same training, and takes its rows."""
-    assert alone.folder is not None
-    exp.student.load_state_dict(alone.model.state_dict())
-    record.adopt(alone.folder)
-    return alone.scores
+def adopt(exp: Experiment, baseline: Trained, record: Record) -> Outcome:
+    """Copies weights and rows of the baseline to the run, whose student is trained in exactly the same way."""
+    assert baseline.folder is not None
+    exp.student.load_state_dict(baseline.model.state_dict())
+    record.adopt(baseline.folder)
+    return Outcome(baseline.scores, exp.student)
 
 
-def write_last(exp: Experiment, record: Record) -> None:
-    """Keeps the student as it was after the last epoch, beside the best."""
+def network(deployed: nn.Module) -> nn.Module:
+    """Returns the deployed model without its taps: it maps images to one tensor."""
+    return deployed.model if isinstance(deployed, Tapped) else deployed
+
+
+def write_last(deployed: nn.Module, record: Record) -> None:
+    """Writes the deployed model's weights after the last epoch, in addition to those of the best epoch."""
     states = sorted(record.folder.glob("stages/*.last.pt"))
     if states:
-        modules = files.load(states[-1])[0]["modules"]
-        prefix = "student.model."
-        last = {name.removeprefix(prefix): value for name, value in modules.items() if name.startswith(prefix)}
-        kept = lasting(exp.student.model, last)
-        weights.write_state(record.folder / "student-last.safetensors", kept)
+        state = files.load(states[-1])[0]
+        prefix = f"{state['deployed']}." + ("model." if isinstance(deployed, Tapped) else "")
+        own = {name.removeprefix(prefix): value for name, value in state["modules"].items() if name.startswith(prefix)}
+        weights.write_state(record.folder / "student-last.safetensors", lasting(network(deployed), own))
 
 
-def summarize(config: Config, exp: Experiment, found: Results, overrides: list[str]) -> Summary:
-    """Returns the run in figures, all of it measured."""
-    names = {group: (config[group] or {}).get("name") for group in ("dataset", "teacher", "student", "method")}
+def names(config: Config) -> Node:
+    """Returns the names of data set, teacher, student and method, and the seed."""
+    groups = ("dataset", "teacher", "student", "method")
+    return {**{group: (config[group] or {}).get("name") for group in groups}, "seed": config["seed"]}
+
+
+def summarize(config: Config, exp: Experiment, measured: Results, overrides: list[str]) -> Summary:
+    """Returns the content of summary.json; docs/records.md lists its fields."""
     return {
         "status": "done",
+        "format": RECORD_FORMAT,
         "task": exp.data.source.task,
-        "score": found.models["student"]["test"][exp.main.name],
-        **names,
-        "seed": config["seed"],
-        "test_images": found.count,
-        "models": found.models,
-        "links": found.links,
+        "score": measured.models["student"]["test"][exp.main.name],
+        **names(config),
+        "test_images": measured.count,
+        "models": measured.models,
+        "chain": measured.chain,
         "overrides": overrides,
         "claims": config.get("claims"),
     }
 
 
 def note_failure(record: Record, config: Config, overrides: list[str], error: BaseException) -> None:
-    """Writes into the run folder why the run ended; the folder stays fit to be resumed."""
+    """Records in the run folder why the run ended; the run can still be resumed."""
     interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
     status = "interrupted" if interrupted else "failed"
     try:
         if not interrupted:
             files.write(record.folder / "error.txt", traceback.format_exc().encode())
-        named = {group: (config[group] or {}).get("name") for group in ("dataset", "teacher", "student", "method")}
-        failure = {"status": status, "error": str(error), **named, "seed": config["seed"], "overrides": overrides}
-        files.write_json(record.folder / "summary.json", failure)
+        failure = {"status": status, "format": RECORD_FORMAT, "error": str(error), **names(config)}
+        files.write_json(record.folder / "summary.json", {**failure, "overrides": overrides})
         record.about(status=status, ended=time.time())
     except (OSError, KdrunError):
-        pass  # the disk may be what failed; the error itself is on its way to the user
+        pass  # the disk may be the cause of the failure; the caller reports the error itself

@@ -1,1 +1,1 @@
-"""All that is written, and how it is read again."""
+"""Everything that kdrun writes to disk, and how it is read back."""

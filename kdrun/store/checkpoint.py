@@ -1,4 +1,4 @@
-"""The journal of one stage: how far it is, and how it ended."""
+"""The checkpoints of one stage: one while it is trained, one when it is finished."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from functools import partial
 from kdrun.errors import InputError
 from kdrun.store import files
 from kdrun.store.faults import point
-from kdrun.store.record import FORMAT, Record, Row
+from kdrun.store.format import FORMAT
+from kdrun.store.record import Record, Row
 from kdrun.train.stage import Scores, Stage, State
 
 Journals = Callable[[int, Stage, str], "StageJournal"]
-"""Gives the journal of a stage: of its number from 1, and of the sha256 of the stage before it."""
+"""Makes the journal of a stage from its number (from 1), the stage, and the sha256 of the stage before it."""
 
 
 def journals(record: Record) -> Journals:
-    """Returns what gives the journals of the stages of ``record``."""
+    """Returns the function that makes the journals of the stages of ``record``."""
     return partial(StageJournal, record)
 
 
 class StageJournal:
-    """One stage's place in a record: ``stages/01-hint.pt`` once finished, ``.last.pt`` beside it on the way.
+    """The two checkpoint files of one stage: ``stages/01-hint.last.pt`` during training, ``01-hint.pt`` at its end.
 
-    A finished stage holds its modules as they stood after it and its scores. Both files are worth something only
-    behind the very stage that they followed, so they name that one's sha256.
+    The file of a finished stage holds the weights of its modules and its scores. Both files are valid only after the
+    same previous stage, so they record its sha256.
     """
 
     def __init__(self, record: Record, number: int, stage: Stage, after: str) -> None:
@@ -34,9 +35,9 @@ class StageJournal:
         self.path, self.last = base.with_suffix(".pt"), base.with_suffix(".last.pt")
 
     def finished(self) -> tuple[Scores, str] | None:
-        """Returns the scores and the sha256 of this stage if it was trained before, its weights put in place.
+        """Returns the scores and the sha256 of this stage if it is finished already, and loads its weights.
 
-        None where it was not, where it followed another stage, or where it shall be longer now.
+        Returns None if it is not finished, if it followed another stage, or if it now has more epochs.
         """
         if not self.path.is_file():
             return None
@@ -48,15 +49,15 @@ class StageJournal:
         return state["scores"], digest
 
     def finish(self, scores: Scores) -> str:
-        """Keeps the stage as finished; returns its sha256."""
+        """Saves the stage as finished; returns the sha256 of its file."""
         modules = self.stage.modules.state_dict()
         rows = self.record.settled = len(self.record.rows)
         state = {"after": self.after, "epochs": self.stage.epochs, "scores": scores, "modules": modules, "rows": rows}
         return files.save(self.path, state)
 
     def load(self) -> State | None:
-        nothing: State = {"format": FORMAT, "after": None}
-        state = files.load(self.last)[0] if self.last.is_file() else nothing
+        beginning: State = {"format": FORMAT, "after": None}
+        state = files.load(self.last)[0] if self.last.is_file() else beginning
         if state["format"] != FORMAT:
             raise InputError(
                 str(self.last), f"has format {state['format']}, this kdrun reads {FORMAT}; start a new run"
@@ -66,7 +67,8 @@ class StageJournal:
         return state if known else None
 
     def save(self, state: State) -> None:
-        files.save(self.last, {**state, "rows": len(self.record.rows), "after": self.after, "format": FORMAT})
+        about = {"format": FORMAT, "deployed": self.stage.deployed}
+        files.save(self.last, {**state, "rows": len(self.record.rows), "after": self.after, **about})
 
     def row(self, values: Row) -> None:
         row = {"time": time.time(), "stage": self.stage.name, **values}

@@ -11,9 +11,8 @@ from functools import cache
 class Fault:
     """One planned fault, written ``ACTION@POINT:COUNT`` in ``KDRUN_FAULT``.
 
-    Counts the passes of all points and sends its signal at the COUNT-th of its own: ``kill@write:3`` is a power cut
-    before the third file is written, ``term@cnn by scratch/distill:17`` a scheduler's signal after 17 steps of that
-    stage.
+    It sends its signal when the process passes POINT for the COUNT-th time: ``kill@write:3`` is a power cut before the
+    third file is written, ``term@cnn by scratch/distill:17`` a scheduler's signal after 17 steps of that stage.
     """
 
     actions = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
@@ -32,7 +31,7 @@ class Fault:
 
 @cache
 def planned() -> Fault | None:
-    """Returns the fault planned by the environment; only where ``KDRUN_TESTING`` is set too."""
+    """Returns the fault that the environment plans; None unless ``KDRUN_TESTING`` is set too."""
     plan = os.environ.get("KDRUN_FAULT")
     return Fault(plan) if plan and os.environ.get("KDRUN_TESTING") else None
 

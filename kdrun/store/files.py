@@ -1,4 +1,4 @@
-"""All writing and reading of what must survive: whole or not at all, and checked when read."""
+"""Writes files whole or not at all, also in a power cut, and checks them when they are read."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SEAL = b"kdrun1\n"
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an ``OSError`` inside into the one line that a user can act on.
+    """Turns an ``OSError`` in the block into an error of one line that names ``path`` and the way out.
 
     Raises:
-        WriteError: in place of any ``OSError``; it names ``path``.
+        WriteError: in place of any ``OSError``.
     """
     try:
         yield
@@ -33,7 +33,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def numbered(paths: Iterable[Path]) -> list[Path]:
-    """Returns ``paths`` in order, numbers in them by their size: ``2_b`` before ``10_a``."""
+    """Returns ``paths`` sorted by name, with numbers in the names sorted by value: ``2_b`` before ``10_a``."""
 
     def parts(path: Path) -> list[str | int]:
         return [int(part) if part.isdigit() else part for part in split(r"(\d+)", str(path))]
@@ -42,10 +42,10 @@ def numbered(paths: Iterable[Path]) -> list[Path]:
 
 
 def folder(path: Path) -> Path:
-    """Returns ``path``, made with its parents where it is not there.
+    """Creates the folder ``path`` and its parents if they do not exist; returns ``path``.
 
     Raises:
-        WriteError: if it cannot be made.
+        WriteError: if it cannot be created.
     """
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -53,12 +53,12 @@ def folder(path: Path) -> Path:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Puts ``data`` at ``path``, so that a reader finds the old file or the new one, also after a power cut.
+    """Writes ``data`` to ``path`` so that a reader finds the old file or the new one, also after a power cut.
 
-    The temporary file lies in the same folder: a rename is atomic within one file system only.
+    The temporary file is in the same folder: a rename is atomic only within one file system.
 
     Raises:
-        WriteError: if it cannot be written; what was at ``path`` is untouched.
+        WriteError: if it cannot be written; the old file at ``path`` stays as it was.
     """
     folder(path.parent)
     with writing(path):
@@ -87,7 +87,7 @@ def umask() -> int:
 
 
 def sync(path: Path) -> None:
-    """Makes the renames in folder ``path`` last."""
+    """Flushes the renames in folder ``path`` to disk, so that they survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -96,7 +96,7 @@ def sync(path: Path) -> None:
 
 
 def tidy(path: Path) -> None:
-    """Removes the temporary files that a killed process left in folder ``path``; its lock holder calls this."""
+    """Removes the temporary files that a killed process left in ``path``; call it only with the folder locked."""
     for leftover in path.rglob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
@@ -107,10 +107,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Returns what ``path`` holds.
+    """Returns the content of the JSON file at ``path``.
 
     Raises:
-        InputError: if it is not there or not JSON.
+        InputError: if the file does not exist or is not JSON.
     """
     try:
         return json.loads(path.read_text())
@@ -127,7 +127,7 @@ def digest(path: Path) -> str:
 
 
 def save(path: Path, state: dict[str, Any]) -> str:
-    """Writes a state of tensors and plain values, sealed with its sha256; returns that, in hex."""
+    """Writes tensors and plain values, preceded by their sha256; returns the sha256 in hex."""
     import torch
 
     buffer = io.BytesIO()
@@ -139,10 +139,10 @@ def save(path: Path, state: dict[str, Any]) -> str:
 
 
 def load(path: Path) -> tuple[dict[str, Any], str]:
-    """Returns the state that ``save`` wrote, its tensors on the CPU, and its sha256 in hex.
+    """Returns the state that ``save`` wrote, with its tensors on the CPU, and its sha256 in hex.
 
     Raises:
-        InputError: if the file is cut short or altered; a flipped bit loads silently in plain torch files.
+        InputError: if the file is cut short or altered. Torch alone would load a flipped bit without an error.
     """
     import torch
 

@@ -19,7 +19,7 @@ def write(path: Path, model: nn.Module) -> str:
 
 def write_state(path: Path, state: dict[str, Tensor]) -> str:
     """Writes ``state`` as safetensors; returns the file's sha256."""
-    # clones: safetensors takes no tensors that share memory, as tied weights do
+    # clones, because safetensors refuses tensors that share memory, such as tied weights
     own = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     files.write(path, safetensors.torch.save(own))
     return files.digest(path)

@@ -1,1 +1,1 @@
-"""Training: the nouns, the loop, and what it measures."""
+"""Training: batches, updates and stages, the training loop, and the scores."""

@@ -1,98 +1,124 @@
-"""The one training loop. It knows stages and updates, and no method by name::
+"""The one training loop, shared by all methods::
 
-for epoch in the stage's epochs:
-for batch in its stream:
-given = what the frozen models say of the batch
-for update in its updates:
-loss -> backward -> step
-score on the validation split, remember the best epoch
+    for epoch in the stage's epochs:
+        for batch in the stage's stream:
+            step = the batch, and the models' outputs on it; a model runs again only after its weights have changed
+            for update in the stage's updates:
+                terms = update.loss(step)
+                backpropagate their sum to the update's own parameters, and step its optimizer
+        score on the validation split, and remember the weights of the best epoch
+
+At the end of a stage its modules hold the weights of the best epoch. A stopped stage resumes at its last saved step.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kdrun.train.runtime import Runtime
-from kdrun.train.stage import Batch, Scores, Stage, State, Terms, Update
-from kdrun.train.training import Recipe, Training, better, count, keep, means
+from kdrun.errors import TrainingError
+from kdrun.train.runtime import Runtime, generators, set_generators
+from kdrun.train.stage import Batch, Scores, Stage, State, Step, Terms, Update
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained, apart from its losses: the settings that all updates of a stage share.
+
+    Args:
+        epochs: passes over the training data, for stages that set no number of their own.
+        batch_size: images per step.
+        optimizer: makes an optimizer from a list of parameters.
+        schedule: maps the progress of the stage, in [0, 1], to a factor for every learning rate.
+        stop_at: the validation score that ends the training early; None trains all epochs.
+        fast: whether every stage is cut to one epoch of two batches, as a quick check that everything runs.
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: Callable[[list[nn.Parameter]], Optimizer]
+    schedule: Callable[[float], float]
+    stop_at: float | None = None
+    fast: bool = False
 
 
 class Journal(Protocol):
-    """Where a stage's training is written down and taken up again."""
+    """Saves the state of a stage, and loads it when the stage is resumed."""
 
     def load(self) -> State | None:
-        """Returns the last saved state of this stage, None where it begins."""
+        """Returns the last saved state of this stage; None if there is none."""
 
     def save(self, state: State) -> None:
-        """Keeps ``state`` in place of the one before."""
+        """Saves ``state`` in place of the previous one."""
 
     def row(self, values: dict[str, Any]) -> None:
-        """Adds a row: one epoch's terms, scores, learning rate and seconds."""
+        """Adds a row: one epoch's terms, scores, learning rates and seconds."""
 
     def tick(self, done: float, epoch: int) -> None:
-        """Hears, after each step, how much of the stage is done, in [0, 1], and in which epoch it is."""
+        """Called after each step with the progress of the stage, in [0, 1], and the number of the epoch."""
 
 
 def fit(stage: Stage, recipe: Recipe, runtime: Runtime, journal: Journal) -> Scores:
-    """Trains ``stage`` to its end and leaves its modules as they were after the best epoch.
+    """Trains ``stage`` to its end and leaves the weights of the best epoch in its modules.
 
-    Goes on from the journal's state where it has one, with the same bits as if it had never stopped.
+    If the journal has a saved state, training resumes from it and gives the same bits as an unbroken training.
 
     Returns:
-        The scores of the kept epoch, its number as ``epoch``, the seconds of training as ``seconds``, and as ``asked``
-        how many images frozen models were shown meanwhile.
+        The scores of the best epoch, its number as ``epoch``, and the costs of the stage, see ``COSTS``.
 
     Raises:
-        TrainingError: if a loss or a weight stops being finite; the message names stage, epoch and term.
-        Interrupted: if a signal asked to stop; the state at this step is saved.
+        TrainingError: if a loss or a weight is no longer finite; the message names stage, epoch and term.
+        Interrupted: if a signal arrived; the state after the current step is saved.
     """
-    training = Training.begun(stage, recipe, runtime)
+    training = Training.begin(stage, recipe, runtime)
     if state := journal.load():
         training.restore(state)
-    if not training.over:
-        train(training, journal)
-    return keep(training)
-
-
-def train(training: Training, journal: Journal) -> None:
-    """Trains to the end of the stage, from wherever it is, and saves it there."""
-    stage, clock = training.stage, Clock(training, journal)
+    clock, begun_at = Clock(training, journal), training.epoch
     while not training.over:
-        stage.modules.train()
-        for batch in stage.stream.epoch(training.epoch, training.step):
-            one_step(training, batch)
-            training.step += 1
-            clock.tick()
-        close_epoch(training, journal, clock)
-    clock.save()
+        one_epoch(training, journal, clock)
+    if training.epoch > begun_at:
+        clock.save()
+    return training.keep()
+
+
+def one_epoch(training: Training, journal: Journal, clock: Clock) -> None:
+    """Trains from the current step to the end of the epoch."""
+    training.stage.train_mode()
+    for batch in training.stage.stream.epoch(training.epoch, training.step):
+        one_step(training, batch)
+        training.step += 1
+        clock.tick()
+    close_epoch(training, journal, clock)
 
 
 def one_step(training: Training, batch: Batch) -> None:
-    """Runs every update of the stage on ``batch``, each after the step of the one before."""
+    """Runs the updates of the stage on ``batch``, in order: each sees the weights that the previous one has changed."""
     stage, factor = training.stage, training.recipe.schedule(training.progress())
     if training.runtime.compile:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-    with torch.no_grad(), training.runtime.autocast():
-        given = stage.given(batch)
+    step = Step(batch, stage)
     for update, optimizer in zip(stage.updates, training.optimizers, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * (factor if update.scheduled else 1.0)
         for _ in range(update.repeat):
             with training.runtime.autocast():
-                terms = update.loss(batch, given)
+                terms = update.loss(step)
             if terms:
                 descend(update, optimizer, terms)
-                count(training, terms)
+                step.moved(update)
+                training.count(stage.named(update, terms))
 
 
 def descend(update: Update, optimizer: Optimizer, terms: Terms) -> None:
-    """Takes one step of ``optimizer`` down the sum of ``terms``; no other player's parameters get a gradient."""
+    """Takes one step of ``optimizer`` on the sum of ``terms``; only the optimizer's parameters get gradients."""
     optimizer.zero_grad(set_to_none=True)
     loss = reduce(add, terms.values())
     moved = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -104,40 +130,151 @@ def descend(update: Update, optimizer: Optimizer, terms: Terms) -> None:
 
 
 def close_epoch(training: Training, journal: Journal, clock: Clock) -> None:
-    """Scores the epoch, writes its row, remembers it where it is the best, and turns to the next."""
-    stage, terms = training.stage, means(training)
+    """Scores the epoch, writes its row, keeps a copy of its weights if it is the best, and starts the next."""
+    stage, terms = training.stage, training.means()
     training.scores = stage.evaluate() if stage.evaluate else {}
     clock.stop()
-    rates = {f"lr/{place}": optimizer.param_groups[0]["lr"] for place, optimizer in enumerate(training.optimizers)}
+    rates = {f"lr/{number}": optimizer.param_groups[0]["lr"] for number, optimizer in enumerate(training.optimizers)}
     losses = {f"loss/{name}": value for name, value in terms.items()}
     scores = {f"val/{name}": value for name, value in training.scores.items()}
-    journal.row({"epoch": training.epoch, "seconds": training.seconds, **losses, **scores, **rates})
-    if better(stage.select, training.scores, training.best):
+    journal.row({"epoch": training.epoch, "seconds": training.train_seconds, **losses, **scores, **rates})
+    if training.is_best():
         modules = {name: tensor.detach().clone() for name, tensor in stage.modules.state_dict().items()}
         training.best = {"epoch": training.epoch, "scores": training.scores, "modules": modules}
     training.epoch, training.step, training.totals, training.counts = training.epoch + 1, 0, {}, {}
 
 
-class Clock:
-    """Counts what training costs, in seconds and in images shown to frozen models.
+COSTS = ("train_seconds", "train_cpu_seconds", "teacher_images")
+"""The costs of a training: wall-clock seconds, CPU seconds of this process, and teacher images.
 
-    Saves when enough seconds are at stake, or a signal came.
-    """
+Teacher images count the images that frozen models were run on.
+"""
+
+STATE = ("epoch", "step", "totals", "counts", *COSTS, "scores", "best")
+"""Attributes of ``Training`` that are saved beside its modules, optimizers and random generators."""
+
+
+@dataclass
+class Training:
+    """The state of a stage in training: everything that changes from step to step."""
+
+    stage: Stage
+    recipe: Recipe
+    runtime: Runtime
+    optimizers: list[Optimizer]
+    epoch: int = 1
+    step: int = 0  # batches done in this epoch
+    totals: dict[str, Tensor] = field(default_factory=dict)  # sums over the epoch so far, on the device
+    counts: dict[str, int] = field(default_factory=dict)
+    train_seconds: float = 0.0
+    train_cpu_seconds: float = 0.0
+    teacher_images: int = 0
+    scores: Scores = field(default_factory=dict)
+    best: State | None = None
+
+    @classmethod
+    def begin(cls, stage: Stage, recipe: Recipe, runtime: Runtime) -> Training:
+        """Returns the state of ``stage`` before its first step."""
+        optimizers: list[Optimizer] = []
+        for update in stage.updates:
+            if isinstance(update.optimizer, Update):
+                optimizers.append(optimizers[stage.updates.index(update.optimizer)])
+                continue
+            make = update.optimizer or recipe.optimizer
+            optimizers.append(make(list(update.params)))
+            for group in optimizers[-1].param_groups:
+                group.setdefault("initial_lr", group["lr"])
+        return cls(stage, recipe, runtime, optimizers)
+
+    def state(self) -> State:
+        """Returns everything that the rest of the stage depends on."""
+        return {
+            **{name: getattr(self, name) for name in STATE},
+            "modules": self.stage.modules.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "generators": generators(),
+            "environment": self.runtime.environment(),
+        }
+
+    def restore(self, state: State) -> None:
+        """Sets the stage to the saved ``state``."""
+        for name in STATE:
+            setattr(self, name, state[name])
+        self.totals = {name: total.to(self.runtime.device) for name, total in self.totals.items()}
+        self.stage.modules.load_state_dict(state["modules"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        set_generators(state["generators"])
+
+    @property
+    def over(self) -> bool:
+        """Whether the stage has ended; computed, not stored, so that a finished stage can resume with more epochs."""
+        return self.epoch > self.stage.epochs or (self.epoch > 1 and self.stage.until(self.scores))
+
+    def progress(self) -> float:
+        """Returns the part of the stage that is done, in [0, 1]."""
+        return min(1.0, (self.epoch - 1 + self.step / len(self.stage.stream)) / self.stage.epochs)
+
+    def count(self, terms: Terms) -> None:
+        """Adds ``terms`` to the epoch's totals, on the device: reading their values here would wait for the GPU."""
+        for name, term in terms.items():
+            value = term.detach().float()
+            self.totals[name] = self.totals[name] + value if name in self.totals else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> Scores:
+        """Returns the mean of each term over the epoch so far; waits for the device.
+
+        Raises:
+            TrainingError: if a term or a weight is not finite.
+        """
+        where = f"stage {self.stage.name}, epoch {self.epoch}"
+        rate = f"lr={self.optimizers[0].param_groups[0]['lr']:g}" if self.optimizers else ""
+        names = list(self.totals)
+        values = torch.stack([self.totals[name] for name in names]).tolist() if names else []
+        for name, value in zip(names, values, strict=True):
+            if not torch.isfinite(torch.tensor(value)):
+                raise TrainingError(where, f"loss {name} is not finite ({rate}); try a smaller learning rate")
+        weights = [weight.detach().abs().amax() for weight in self.stage.modules.parameters() if weight.numel()]
+        if weights and not torch.isfinite(torch.stack(weights)).all():
+            raise TrainingError(where, f"a weight is not finite ({rate}); try a smaller learning rate")
+        return {name: value / self.counts[name] for name, value in zip(names, values, strict=True)}
+
+    def is_best(self) -> bool:
+        """Returns whether this epoch is better than the best so far; in a tie the earlier epoch is kept."""
+        if self.stage.select is None:
+            return False
+        name, sign = self.stage.select.removeprefix("-"), -1 if self.stage.select.startswith("-") else 1
+        return self.best is None or sign * self.scores[name] > sign * self.best["scores"][name]
+
+    def keep(self) -> Scores:
+        """Loads the weights of the best epoch and returns its scores; the last epoch counts if nothing is selected."""
+        best = self.best or {"epoch": self.epoch - 1, "scores": self.scores, "modules": None}
+        if best["modules"]:
+            self.stage.modules.load_state_dict(best["modules"])
+        return {**best["scores"], "epoch": best["epoch"], **{name: getattr(self, name) for name in COSTS}}
+
+
+class Clock:
+    """Adds up the costs of training, and saves at regular intervals and when a signal has arrived."""
 
     def __init__(self, training: Training, journal: Journal) -> None:
         self.training, self.journal = training, journal
-        self.started = self.saved = time.monotonic()
-        self.asked = training.stage.asked()
+        self.counted, self.saved = self.spent(), time.monotonic()
+
+    def spent(self) -> tuple[float, float, int]:
+        """Returns the readings of all clocks and counters, in the order of ``COSTS``."""
+        return time.monotonic(), time.process_time(), self.training.stage.teacher_images()
 
     def stop(self) -> None:
-        """Adds what has been spent since the last call to the training's costs."""
-        now, asked = time.monotonic(), self.training.stage.asked()
-        self.training.seconds += now - self.started
-        self.training.asked += asked - self.asked
-        self.started, self.asked = now, asked
+        """Adds the costs since the last call to those of the training."""
+        spent = self.spent()
+        for name, before, now in zip(COSTS, self.counted, spent, strict=True):
+            setattr(self.training, name, getattr(self.training, name) + now - before)
+        self.counted = spent
 
     def tick(self) -> None:
-        """Hears that a step is done."""
+        """Called after each step: reports progress, and saves if it is time or a signal has arrived."""
         training, runtime = self.training, self.training.runtime
         self.journal.tick(training.progress(), training.epoch)
         if runtime.interrupt.signum is not None:
@@ -147,8 +284,8 @@ class Clock:
             self.save()
 
     def save(self) -> None:
-        """Saves the training as it stands; a state that is not finite is never written."""
+        """Saves the current state; raises before it writes a state that is not finite."""
         self.stop()
-        means(self.training)
+        self.training.means()
         self.journal.save(self.training.state())
         self.saved = time.monotonic()

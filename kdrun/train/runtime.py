@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, threads, precision, seeds, and the wish to stop."""
+"""Where and how a run computes: device, threads, precision, seeds, and signals that stop it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ def derive(seed: int, *words: str | int) -> int:
 
 
 MODELS = 64
-"""That a run may compile, twice each; torch counts those of all models together and gives up after 8."""
+"""How many models a run may compile, twice each. Torch counts the compilations of all models together and its default
+limit is 8.
+"""
 
 
 class Interrupt:
-    """Remembers that a signal asked to stop, so that the step at hand can be finished and saved.
+    """Records a signal, so that the current step can be finished and saved before the process stops.
 
-    A second signal quits at once. Use as a context manager, in the main thread.
+    A second signal ends the process at once. Use as a context manager, in the main thread.
     """
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -37,7 +39,7 @@ class Interrupt:
         self.signum: int | None = None
 
     def check(self, where: str) -> None:
-        """Raises Interrupted where a signal came; ``where`` is what was being done."""
+        """Raises Interrupted if a signal has arrived; ``where`` names what was being done."""
         if self.signum is not None:
             raise Interrupted(self.signum, where)
 
@@ -62,11 +64,12 @@ class Runtime:
     """The device side of one run.
 
     Args:
-        device: where models and data live.
-        precision: ``fp32``, or ``bf16`` for autocast in training; scores are always taken in fp32.
-        threads: of one operation on the CPU; the last bits of a sum depend on it.
-        compile: whether models are compiled before training; CUDA only, it gains nothing on a CPU.
-        save_seconds: at most so much training is lost to a power cut; 0 saves after every step.
+        device: the device of models and data.
+        precision: ``fp32``, or ``bf16`` for autocast in training; scores are always computed in fp32.
+        threads: CPU threads per operation; the last bits of a sum depend on this number.
+        compile: whether models are compiled before training; only on CUDA, since it gains nothing on a CPU.
+        save_seconds: seconds between two saves, which a power cut can cost; 0 saves after every step.
+        interrupt: records the signals that stop the run.
     """
 
     device: torch.device
@@ -78,17 +81,17 @@ class Runtime:
 
     @classmethod
     def of(cls, config: dict[str, Any], interrupt: Interrupt) -> Runtime:
-        """Returns the runtime that a run's config asks for.
+        """Returns the runtime that a run's config describes.
 
         Raises:
-            ConfigError: if the device is not there, or if ``compile`` is asked for without CUDA.
+            ConfigError: if the device is not present, or ``compile`` is set without CUDA.
         """
         device = pick(config["device"])
         if config["compile"] and device.type != "cuda":
             raise ConfigError("compile", "true gains nothing on a CPU; leave it out, or use device=cuda")
         torch.set_num_threads(config["threads"])
         if config["compile"]:
-            torch.compiler.config.recompile_limit = 2 * MODELS  # past it models run slower than if never compiled
+            torch.compiler.config.recompile_limit = 2 * MODELS  # beyond it, models are slower than without compiling
         seconds = float(os.environ.get("KDRUN_SAVE_SECONDS", cls.save_seconds))
         return cls(device, config["precision"], config["threads"], config["compile"], seconds, interrupt)
 
@@ -99,7 +102,7 @@ class Runtime:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def environment(self) -> dict[str, Any]:
-        """Returns what the last bits of a result may depend on."""
+        """Returns the facts about this machine on which the last bits of a result may depend."""
         return {
             "device": self.device.type,
             "threads": self.threads,
@@ -109,7 +112,7 @@ class Runtime:
 
 
 def pick(name: str) -> torch.device:
-    """Returns the device called ``name``; ``auto`` is CUDA where there is one.
+    """Returns the device called ``name``; ``auto`` is CUDA if a CUDA device is present, else the CPU.
 
     Raises:
         ConfigError: if that device is not present.
@@ -131,15 +134,15 @@ def generators() -> dict[str, Any]:
 
 
 def set_generators(states: dict[str, Any]) -> None:
-    """Puts torch's global generators back into ``states``."""
+    """Sets torch's global generators to ``states``."""
     torch.set_rng_state(states["cpu"])
     if torch.cuda.is_available():
         for place, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(state, place)
 
 
-class drawn:
-    """A context in which torch's global CPU generator starts from ``seed``; afterwards it is as it was before."""
+class seeded:
+    """A context in which torch's global CPU generator starts from ``seed``; its old state is restored at the end."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

@@ -1,4 +1,4 @@
-"""Schedules: by what the learning rate is multiplied, given how far training is."""
+"""Schedules: a factor of the learning rate as a function of the progress of training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 
 class Constant:
-    """The learning rate stays what it is."""
+    """A constant learning rate."""
 
     def __call__(self, progress: float) -> float:
         """Returns the factor at ``progress``, the part in [0, 1] of the steps that are done."""
@@ -19,7 +19,7 @@ class Cosine:
     """Half a cosine from 1 to 0 (Loshchilov and Hutter, 2017, arXiv:1608.03983, eq. 5), without restarts.
 
     Args:
-        warmup: the part of training in which the factor first rises from 0 to 1, in a straight line.
+        warmup: the part of training in which the factor first rises linearly from 0 to 1.
     """
 
     def __init__(self, warmup: Annotated[float, "[0, 1)"] = 0.0) -> None:
@@ -33,12 +33,12 @@ class Cosine:
 
 
 class Steps:
-    """The factor is multiplied by ``factor`` at each milestone (He et al., 2016, arXiv:1512.03385, sec. 4.2).
+    """A learning rate that is multiplied by ``factor`` at each milestone (He et al., 2016, arXiv:1512.03385, sec. 4.2).
 
     Args:
-        milestones: parts of training after which the factor falls.
-        factor: what it is multiplied by at each of them.
-        warmup: the part of training in which the factor first rises from 0, in a straight line.
+        milestones: the points of training, in (0, 1), at which the learning rate falls.
+        factor: the factor by which it is multiplied at each milestone.
+        warmup: the part of training in which the factor first rises linearly from 0.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Taps: the outputs of named submodules, beside a model's own."""
+"""Taps: the outputs of named submodules, returned beside the model's own output."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from kdrun.errors import ConfigError
 from kdrun.train.stage import Outputs
 
 Module = TypeVar("Module", bound=nn.Module)
+Normalization = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation per channel, of pixels in [0, 1]."""
 
 
 class Tapped(nn.Module):
@@ -20,68 +23,78 @@ class Tapped(nn.Module):
 
     Args:
         model: any module that maps images (N, C, H, W) to one tensor.
-        taps: dotted names of its submodules, shallow to deep.
+        taps: dotted names of its submodules, from shallow to deep.
 
     Raises:
-        AttributeError: if ``model`` has no submodule of a tap's name; the message lists what it has, where
-            that is much only down to the depth of the tap.
+        AttributeError: if ``model`` has no submodule of a tap's name. The message lists the submodules; if there are
+            many, only those no deeper than the tap.
+        ConfigError: on a call, if a module after a tap overwrites the tap's output in place: the feature would be
+            wrong, without an error.
     """
 
     def __init__(self, model: nn.Module, taps: Sequence[str] = ()) -> None:
         super().__init__()
         self.model = model
         self.taps = list(taps)
-        self._heard: dict[int, Tensor] = {}
+        self._captured: dict[int, tuple[Tensor, int]] = {}  # output of each tap, and its version at capture
         self._last: int | None = None
         self._compiled: tuple[int, Any] | None = None
-        self.asked = 0  # images shown to it so far
-        named = dict(model.named_modules())
-        for place, tap in enumerate(self.taps):
-            if tap not in named:
-                has = [name for name in named if name and (len(named) <= 20 or name.count(".") <= tap.count("."))]
-                raise AttributeError(f"no submodule {tap!r} (has: {', '.join(has)})")
-            named[tap].register_forward_hook(partial(self._hear, place))
+        self.image_count = 0  # images that the model has been run on so far
+        modules = dict(model.named_modules())
+        for number, tap in enumerate(self.taps):
+            if tap not in modules:
+                names = [name for name in modules if name]
+                near = [name for name in names if len(names) < 20 or name.count(".") <= tap.count(".")]
+                raise AttributeError(f"no submodule {tap!r} (has: {', '.join(near)})")
+            modules[tap].register_forward_hook(partial(self._capture, number))
 
-    def _hear(self, place: int, module: nn.Module, args: Any, output: Tensor) -> None:
-        self._heard[place] = output
-        if place == self._last:
+    def _capture(self, number: int, module: nn.Module, args: Any, output: Tensor) -> None:
+        self._captured[number] = output, output._version
+        if number == self._last:
             raise _Enough
 
     def compile_batches(self, size: int, backend: str = "inductor") -> None:
-        """Has batches of ``size`` images go through the compiled model, and all others through the model as it is.
+        """Runs batches of ``size`` images through the compiled model, and all others through the uncompiled one.
 
-        The compiled model is replayed as a CUDA graph: what small models wait for is the launching of their kernels.
+        The compiled model is replayed as a CUDA graph, because small models spend most time launching their kernels.
 
         Args:
-            size: of a training batch; each further size would be compiled anew.
-            backend: of ``torch.compile``.
+            size: images in a training batch; every other size would need a compilation of its own.
+            backend: the backend of ``torch.compile``.
         """
         compiled = torch.compile(self.model, dynamic=False, backend=backend, mode="reduce-overhead")
-        self._compiled = size, compiled  # in a tuple it is no submodule: every weight would have two names
+        self._compiled = size, compiled  # in a tuple, or it would be a submodule and every weight have two names
 
     def forward(self, images: Tensor) -> Outputs:
-        self.asked += len(images)
+        self.image_count += len(images)
         if self._compiled and len(images) == self._compiled[0]:
-            # Clones: a replayed graph writes its outputs where it wrote the last ones.
+            # clones, because a replayed graph overwrites its previous outputs
             logits = self._compiled[1](images).clone()
-            features = [self._heard[place].clone() for place in range(len(self.taps))]
+            features = [self._captured[number][0].clone() for number in range(len(self.taps))]
         else:
             logits = self.model(images)
-            features = [self._heard[place] for place in range(len(self.taps))]
-        self._heard.clear()  # a kept feature would keep its whole graph alive
+            features = [self._intact(number) for number in range(len(self.taps))]
+        self._captured.clear()  # a stored feature would keep its whole graph in memory
         return Outputs(logits, features)
 
+    def _intact(self, number: int) -> Tensor:
+        feature, version = self._captured[number]
+        if feature._version != version:
+            what = f"{self.taps[number]!r} is overwritten by a module behind it that works in place"
+            raise ConfigError("taps", f"{what}; tap that one, or the block around both")
+        return feature
+
     def until(self, images: Tensor, tap: int) -> Tensor:
-        """Returns the output of tap number ``tap`` (from 0); nothing behind it is computed, nor any state changed."""
-        self.asked += len(images)
+        """Returns the output of tap number ``tap`` (from 0); the layers after it are not run and keep their state."""
+        self.image_count += len(images)
         self._last = tap
         try:
             with suppress(_Enough):
                 self.model(images)
         finally:
             self._last = None
-        feature = self._heard[tap]
-        self._heard.clear()
+        feature, _ = self._captured[tap]
+        self._captured.clear()
         return feature
 
 
@@ -90,46 +103,59 @@ class _Enough(Exception):
 
 
 class Renormalized(nn.Module):
-    """Shows ``model`` images as it was trained to see them, given images normalized for the student.
+    """Wraps ``model``, trained with another normalization than the student, so that it takes the student's images.
 
     Args:
-        model: takes images normalized by ``mean`` and ``std``.
-        given: (mean, std) per channel by which the images come normalized; pixels in [0, 1].
-        wanted: (mean, std) per channel that ``model`` was trained with.
+        model: the model; it takes images normalized by ``wanted``.
+        come: the normalization of the images that are passed in.
+        wanted: the normalization that ``model`` was trained with.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(
-        self,
-        model: Tapped,
-        given: tuple[Sequence[float], Sequence[float]],
-        wanted: tuple[Sequence[float], Sequence[float]],
-    ) -> None:
+    def __init__(self, model: Tapped, come: Normalization, wanted: Normalization) -> None:
         super().__init__()
         self.model = model
-        (mean_given, std_given), (mean, std) = (
-            [torch.tensor(values).view(1, -1, 1, 1) for values in pair] for pair in (given, wanted)
+        (come_mean, come_std), (mean, std) = (
+            [torch.tensor(values).view(1, -1, 1, 1) for values in pair] for pair in (come, wanted)
         )
-        self.register_buffer("scale", std_given / std)
-        self.register_buffer("shift", (mean_given - mean) / std)
+        self.register_buffer("scale", come_std / std)
+        self.register_buffer("shift", (come_mean - mean) / std)
 
     def forward(self, images: Tensor) -> Outputs:
-        outputs: Outputs = self.model(self._seen(images))
+        outputs: Outputs = self.model(self._renormalized(images))
         return outputs
 
     def until(self, images: Tensor, tap: int) -> Tensor:
-        """Returns what ``model.until`` returns for the images as ``model`` sees them."""
-        return self.model.until(self._seen(images), tap)
+        """Returns the output of ``model.until`` for the images, renormalized."""
+        return self.model.until(self._renormalized(images), tap)
 
-    def _seen(self, images: Tensor) -> Tensor:
+    def _renormalized(self, images: Tensor) -> Tensor:
         return torch.addcmul(self.shift, images, self.scale)
 
 
 def freeze(model: Module) -> Module:
-    """Returns ``model`` in eval mode, with no parameter that wants a gradient or still holds one."""
+    """Returns ``model`` in eval mode; no parameter requires a gradient or still has one."""
     model.eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.grad = None
     return model
+
+
+def classifier(model: nn.Module, images: Tensor) -> nn.Linear | None:
+    """Returns the linear layer whose output is the logits of ``model``; None if its last linear layer is not.
+
+    Args:
+        model: a model that returns ``Outputs``; it is left in eval mode.
+        images: (N, C, H, W), any images that it takes.
+    """
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        return None
+    outputs: list[Tensor] = []
+    hook = linears[-1].register_forward_hook(lambda module, args, output: outputs.append(output))
+    with torch.no_grad():
+        logits = model.eval()(images).logits
+    hook.remove()
+    return linears[-1] if outputs and torch.equal(outputs[-1], logits) else None

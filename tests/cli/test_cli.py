@@ -32,7 +32,7 @@ class Runs(list):
             raise self.fails[len(self) - 1]
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-        (folder / "run.json").write_text(json.dumps({"overrides": overrides}))
+        (folder / "run.json").write_text(json.dumps({"format": 2, "overrides": overrides}))
         return {"status": "done", "score": 0.5}
 
     def write(self, folder: Path) -> int:
@@ -43,13 +43,13 @@ class Runs(list):
 
 @pytest.fixture
 def runs(monkeypatch, tmp_path):
-    made, fake, board = Runs(), ModuleType("kdrun.run.run"), ModuleType("kdrun.report.leaderboard")
-    fake.run = made.run
-    board.write = made.write
+    fake_runs, fake, board = Runs(), ModuleType("kdrun.run.run"), ModuleType("kdrun.report.leaderboard")
+    fake.run = fake_runs.run
+    board.write_leaderboard = fake_runs.write
     monkeypatch.setitem(sys.modules, "kdrun.run.run", fake)
     monkeypatch.setitem(sys.modules, "kdrun.report.leaderboard", board)
     monkeypatch.chdir(tmp_path)
-    return made
+    return fake_runs
 
 
 def python(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -67,16 +67,16 @@ def python(*words: str, cwd: Path | None = None, **environment: str) -> subproce
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
 def test_help_names_commands_groups_and_examples(argv, capsys):
     assert main(argv) == 0
-    said = capsys.readouterr().out
-    assert all(word in said for word in ("train", "ls", "examples:", "kd", "digits", "kdrun train -m"))
-    assert "Hydra" in said and "powered by" not in said
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("train", "ls", "examples:", "kd", "digits", "kdrun train -m"))
+    assert "Hydra" in out and "powered by" not in out
 
 
 def test_help_of_train_lists_every_key_with_default_and_range(capsys):
     assert main(["train", "--help"]) == 0
-    said = capsys.readouterr().out
-    assert "seed=0                [0, 4294967295]" in said
-    assert all(f"  {key}=" in said for key in ("epochs", "device", "precision", "resume", "trust", "dry_run"))
+    out = capsys.readouterr().out
+    assert "seed=0                [0, 4294967295]" in out
+    assert all(f"  {key}=" in out for key in ("epochs", "device", "precision", "resume", "trust", "dry_run"))
 
 
 def test_version_is_that_of_kdrun(capsys):
@@ -95,9 +95,9 @@ def test_ls_lists_all_groups_and_files_of_ones_own(capsys, tmp_path):
     (tmp_path / "method").mkdir()
     (tmp_path / "method/mine.yaml").write_text("# @package method\n# My own idea\n_target_: mine.Mine\n")
     assert main(["ls", "--config-dir", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert all(f"{group}\n" in said for group in ("dataset", "teacher", "student", "method", "optimizer"))
-    assert any(line.split() == ["mine", "My", "own", "idea"] for line in said.splitlines())
+    out = capsys.readouterr().out
+    assert all(f"{group}\n" in out for group in ("dataset", "teacher", "student", "method", "optimizer"))
+    assert any(line.split() == ["mine", "My", "own", "idea"] for line in out.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -120,10 +120,10 @@ def test_ls_lists_all_groups_and_files_of_ones_own(capsys, tmp_path):
 )
 def test_a_faulty_command_line_ends_with_two_and_one_line(argv, fault, runs, capsys, tmp_path):
     assert main(argv) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(f"kdrun: error: {fault}")
-    assert said.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"kdrun: error: {fault}")
+    assert printed.err.count("\n") == 1
     assert not runs and not list(tmp_path.iterdir())
 
 
@@ -142,7 +142,7 @@ def test_flags_may_stand_anywhere(argv, capsys):
     assert "hydra" not in config
 
 
-def test_the_config_is_shown_as_written_unless_resolved(capsys):
+def test_the_config_is_printed_as_written_unless_resolved(capsys):
     assert main(["--cfg", "job", "threads=${epochs}"]) == 0
     assert "threads: ${epochs}" in capsys.readouterr().out
 
@@ -188,13 +188,13 @@ def test_of_two_sweeps_of_one_name_the_second_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("argv", [["--version"], ["train", "--version"], ["-m", "seed=0,1", "--version"]])
-def test_the_version_may_be_asked_for_anywhere(argv, capsys):
+def test_the_version_may_be_requested_anywhere(argv, capsys):
     assert main(argv) == 0
     assert capsys.readouterr().out == f"kdrun {kdrun.__version__}\n"
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "said"),
+    ("fault", "code", "line"),
     [
         (TrainingError("distill", "loss is nan"), 1, "kdrun: error: distill: loss is nan\n"),
         (RuntimeError("shapes\ndiffer"), 1, "kdrun: error: RuntimeError: shapes differ\n"),
@@ -203,15 +203,15 @@ def test_the_version_may_be_asked_for_anywhere(argv, capsys):
         (BrokenPipeError(), 141, ""),
     ],
 )
-def test_a_run_that_fails_says_so_in_one_line_and_by_its_code(fault, code, said, runs, capfd, monkeypatch):
+def test_a_run_that_fails_says_so_in_one_line_and_by_its_code(fault, code, line, runs, capfd, monkeypatch):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setattr(os, "dup2", lambda *descriptors: None)
     runs.fails[0] = fault
     assert main(["train"]) == code
-    assert capfd.readouterr().err == said
+    assert capfd.readouterr().err == line
 
 
-def test_a_traceback_is_printed_where_it_is_asked_for(runs, capsys, monkeypatch):
+def test_a_traceback_is_printed_on_request(runs, capsys, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     runs.fails[0] = RuntimeError("no")
     assert main(["train"]) == 1
@@ -258,7 +258,7 @@ def test_a_file_may_say_that_it_is_a_sweep(runs, tmp_path):
     assert [config["seed"] for config, _, _ in runs] == [0, 1]
 
 
-def test_a_sweeper_that_cannot_do_what_is_asked_ends_with_two(runs, capsys):
+def test_a_sweeper_that_cannot_do_its_work_ends_with_two(runs, capsys):
     assert main(["-m", "optimizer.lr=interval(0.1,1)"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -310,6 +310,18 @@ def test_a_record_that_cannot_be_read_is_a_faulty_input(name, text, runs, capsys
     (tmp_path / "outputs/first" / name).write_text(text)
     assert main(["train", "resume=outputs/first"]) == 3
     assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_a_record_of_kdrun_0_1_is_refused_in_one_line(
+    runs: Runs, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    main(["train", "name=first"])
+    (tmp_path / "outputs/first/run.json").write_text('{"overrides": []}')
+    capsys.readouterr()
+    assert main(["train", "resume=outputs/first"]) == 3
+    message = capsys.readouterr().err
+    assert message.startswith("kdrun: error: outputs/first: has a record of format 1, this kdrun (")
+    assert message.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -369,7 +381,7 @@ def test_ones_own_class_is_not_run_unless_trusted(own_schedule, capsys, tmp_path
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_class_in_the_working_directory_is_found_if_trusted(own_schedule, tmp_path):
+def test_a_class_in_the_working_directory_is_built_if_trusted(own_schedule, tmp_path):
     words = ["schedule=own", "trust=[own_schedule]", "method=scratch", "teacher=none", "dry_run=true"]
     ended = python("-c", "from kdrun.cli import script; script()", "train", *words, cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")

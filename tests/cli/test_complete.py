@@ -49,12 +49,12 @@ class Shell:
         os.write(self.terminal, text.encode())
 
     def wait(self, text: str, seconds: float = 30.0) -> str:
-        """What has been shown until ``text`` was; all of it where that does not come."""
-        shown, end = "", time.monotonic() + seconds
-        while text not in shown and time.monotonic() < end:
+        """What has appeared until ``text`` was; all of it where that does not come."""
+        screen, end = "", time.monotonic() + seconds
+        while text not in screen and time.monotonic() < end:
             if select.select([self.terminal], [], [], 0.1)[0]:
-                shown += os.read(self.terminal, 4096).decode(errors="replace")
-        return shown
+                screen += os.read(self.terminal, 4096).decode(errors="replace")
+        return screen
 
     def close(self) -> None:
         self.process.kill()
@@ -95,9 +95,9 @@ def test_tab_completes_commands_flags_options_keys_and_own_files(shell: Shell, t
 def offered(line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("COMP_LINE", line)
     assert main(["-sc", "query=bash"]) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    return said.out.split()
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return printed.out.split()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tiny import COMPOSER
 
-from kdrun.config.build import target
+from kdrun.config.build import Builder
 from kdrun.config.places import CONF
 from kdrun.config.sweep import jobs
 from kdrun.run.assembly import check_nodes
@@ -30,14 +30,16 @@ def composed(*words: str) -> dict[str, Any]:
 
 def comments(file: Path) -> list[str]:
     lines = (CONF / f"{file}.yaml").read_text("utf-8").splitlines()
-    found = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
-    return [line for line in found if not line.startswith("@package")]
+    texts = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+    return [line for line in texts if not line.startswith("@package")]
 
 
 def configs(file: Path) -> list[dict[str, Any]]:
     """What the first command in a file's header is about, as far as it is written out: a run, or those of a sweep."""
-    told = [found for line in comments(file) if (found := re.match(r"kdrun (-m|train(?: -m)?) (.*?)(?:   |$)", line))]
-    kind, text = told[0].groups()
+    commands = [
+        match for line in comments(file) if (match := re.match(r"kdrun (-m|train(?: -m)?) (.*?)(?:   |$)", line))
+    ]
+    kind, text = commands[0].groups()
     words = [word for word in shlex.split(text) if "..." not in word]
     return [composed(*job) for job in (jobs(COMPOSER, words) if kind.endswith("-m") else [words])]
 
@@ -51,7 +53,7 @@ def chosen(file: Path) -> list[Any]:
 
 def node(file: Path) -> Any:
     """What a file of a group says, in a whole config."""
-    return next(found for found in chosen(file) if (found or {"name": "none"})["name"] == file.name)
+    return next(one for one in chosen(file) if (one or {"name": "none"})["name"] == file.name)
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
@@ -65,8 +67,8 @@ def test_every_file_begins_with_one_line_that_says_what_it_is(file: Path) -> Non
 
 @pytest.mark.parametrize("file", CHOICES, ids=str)
 def test_the_command_in_every_header_composes_with_the_file(file: Path) -> None:
-    found = chosen(file)
-    assert file.name in [node["name"] if node else "none" for node in found]
+    nodes = chosen(file)
+    assert file.name in [node["name"] if node else "none" for node in nodes]
 
 
 @pytest.mark.parametrize("file", CHOICES, ids=str)
@@ -77,13 +79,13 @@ def test_what_every_file_composes_to_is_what_its_classes_take(file: Path) -> Non
 
 @pytest.mark.parametrize("file", CHOICES, ids=str)
 def test_every_file_lists_exactly_the_arguments_of_its_class(file: Path) -> None:
-    group, found = file.parts[0], node(file)
-    if found is None or not found["_target_"].startswith("kdrun."):
+    group, own = file.parts[0], node(file)
+    if own is None or not own["_target_"].startswith("kdrun."):
         return  # an optimizer of torch's lists what is useful
-    takes = set(inspect.signature(target(found, group)).parameters)
-    given = IMAGES if group in ("model", "teacher", "student") else set()
-    assert set(found) - BESIDE == takes - BESIDE - given
-    assert takes & BESIDE <= set(found)
+    takes = set(inspect.signature(Builder().target(own, group)).parameters)
+    supplied = IMAGES if group in ("model", "teacher", "student") else set()
+    assert set(own) - BESIDE == takes - BESIDE - supplied
+    assert takes & BESIDE <= set(own)
 
 
 def test_every_model_can_be_a_teacher_and_a_student() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import COMPOSER, setting
 
-from kdrun.config.build import target
+from kdrun.config.build import Builder
 from kdrun.config.places import CONF
 from kdrun.config.sweep import jobs
 from kdrun.run.assembly import check_nodes
@@ -46,7 +46,7 @@ WANTED = {
     *("tutorial_kd_cifar10", "tutorial_cosine_cifar10", "tutorial_hint_cifar10"),
 }
 
-LOOK = ("channels", "size", "mean", "std", "crop", "flip", "pad_to", "val_fraction")
+TRANSFORMS = ("channels", "size", "mean", "std", "crop", "flip", "pad_to", "val_fraction")
 """What made-up images take over from those that they stand for."""
 
 SHORT = {"device": "cpu", "fast_dev_run": True, "batch_size": 8}
@@ -62,16 +62,16 @@ def methods() -> dict[str, str]:
     return first
 
 
-def tried(overrides: list[str], out: Path) -> dict[str, Any]:
+def rehearsed(overrides: list[str], out: Path) -> dict[str, Any]:
     """The config of a job, its data set made up, everything cut to two steps of eight images."""
     config = {**COMPOSER.compose(overrides), **SHORT, "out": str(out)}
     data = config["dataset"]
-    pairs = target(data, "dataset").task == "translation"
-    made_up = COMPOSER.compose(["dataset=synthetic_pairs" if pairs else "dataset=synthetic"])["dataset"]
-    taken = {key: data[key] for key in LOOK if key in data}
+    pairs = Builder().target(data, "dataset").task == "translation"
+    synthetic = COMPOSER.compose(["dataset=synthetic_pairs" if pairs else "dataset=synthetic"])["dataset"]
+    taken = {key: data[key] for key in TRANSFORMS if key in data}
     taken |= {} if pairs else {"classes": data["classes"]}
-    few = {"train_count": 60, "test_count": 20, "train_size": 32 if data["train_size"] else None}
-    config["dataset"] = {**made_up, **taken, **few}
+    counts = {"train_count": 60, "test_count": 20, "train_size": 32 if data["train_size"] else None}
+    config["dataset"] = {**synthetic, **taken, **counts}
     if config["teacher"]:
         config["teacher"]["recipe"]["batch_size"] = 8
     if "count" in config["method"]:
@@ -137,21 +137,21 @@ def test_every_experiment_rehearses_all_stages_and_figures(
     name: str, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.fsync", lambda handle: None)  # nothing here has to outlive a power cut
-    drawn: list[str] = []
+    plotted: list[str] = []
     if name not in METHODS.values():
-        monkeypatch.setattr(Record, "figure", lambda self, label, figure: drawn.append(label))
+        monkeypatch.setattr(Record, "figure", lambda self, label, figure: plotted.append(label))
     overrides, folder = next(iter(jobs(COMPOSER, [f"experiment={name}"]))), out / "runs" / name
-    run({**tried(overrides, out), "baseline": name in METHODS.values()}, folder, overrides)
+    run({**rehearsed(overrides, out), "baseline": name in METHODS.values()}, folder, overrides)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "done"
     values = [value for row in read_rows(folder / "metrics.jsonl") for value in row.values()]
     assert all(math.isfinite(value) for value in values if type(value) is float)
     pictures = {path.stem for path in (folder / "figures").glob("*.png")}
-    assert "curves" in {*drawn, *pictures}
-    assert pictures <= shown(folder)
+    assert "curves" in {*plotted, *pictures}
+    assert pictures <= listed(folder)
 
 
-def shown(folder: Path) -> set[str]:
+def listed(folder: Path) -> set[str]:
     """The names of the pictures that TensorBoard shows of a run."""
     tags = EventAccumulator(str(folder), size_guidance={"images": 1}).Reload().Tags()["images"]
     return {tag.replace("/", "-") for tag in tags}
@@ -160,6 +160,6 @@ def shown(folder: Path) -> set[str]:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_further_job_of_a_sweep_fits_together(name: str, out: Path) -> None:
     for number, overrides in enumerate(jobs(COMPOSER, [f"experiment={name}"])[1:]):
-        config = tried(overrides, out)
+        config = rehearsed(overrides, out)
         check_nodes(config)
         run({**config, "dry_run": True}, out / "dry" / f"{name}-{number}", overrides)

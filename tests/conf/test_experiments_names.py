@@ -78,17 +78,17 @@ def test_an_experiment_runs_the_method_and_data_set_of_its_name(name: str) -> No
 
 @pytest.mark.parametrize(("name", "claims"), CLAIMED.items(), ids=CLAIMED.keys())
 def test_the_claims_are_the_numbers_that_the_source_prints(name: str, claims: dict[str, Any]) -> None:
-    found = first(name)["claims"]
-    numbers = {net: {key: value for key, value in found[net].items() if key != "implausible"} for net in found}
-    assert numbers == {net: said if isinstance(said, dict) else {"base": said} for net, said in claims.items()}
+    recorded = first(name)["claims"]
+    numbers = {net: {key: value for key, value in recorded[net].items() if key != "implausible"} for net in recorded}
+    assert numbers == {net: value if isinstance(value, dict) else {"base": value} for net, value in claims.items()}
 
 
 def test_exactly_the_impossible_claims_are_marked_implausible() -> None:
     marked = {
         (name, net)
         for name in EXPERIMENTS
-        for net, said in (first(name)["claims"] or {}).items()
-        if isinstance(said, dict) and "implausible" in said
+        for net, value in (first(name)["claims"] or {}).items()
+        if isinstance(value, dict) and "implausible" in value
     }
     tiny = {(f"fmnist_{name}", "mlp_32") for name in ("kd_t10", "kd_t10_asrun", "student_alone")}
     lenets = {("lenet_cifar10", "lenet5"), ("lenet_kd_cifar10", "lenet5"), ("zskd_fmnist", "lenet5")}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny import COMPOSER
 
-from kdrun.config.nodes import bare, nameless
+from kdrun.config.nodes import architecture, without_names
 from kdrun.config.sweep import sweep
 
 DEPTHS = (3, 4, 5, 6)
@@ -43,11 +43,11 @@ def test_the_split_is_80_to_20_and_the_weights_the_tutorials() -> None:
 
 def test_the_common_teacher_is_trained_as_in_its_own_experiment() -> None:
     own, kd = config("resnet10_cifar10"), config("resnet6_kd_cifar10")
-    assert bare(own["student"]) == bare(kd["teacher"])
+    assert architecture(own["student"]) == architecture(kd["teacher"])
     assert own["seed"] == kd["teacher"]["seed"]
     assert own["dataset"] == kd["dataset"]
     recipe = {key: own[key] for key in ("epochs", "batch_size", "optimizer", "schedule")} | {"stop_at": None}
-    assert nameless(recipe) == nameless(kd["teacher"]["recipe"])
+    assert without_names(recipe) == without_names(kd["teacher"]["recipe"])
 
 
 def test_the_sweep_is_the_four_kd_experiments(tmp_path: Path) -> None:

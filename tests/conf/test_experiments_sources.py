@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tiny import COMPOSER, setting
 
-from kdrun.config.build import build
-from kdrun.config.nodes import bare
+from kdrun.config.build import Builder
+from kdrun.config.nodes import architecture
 from kdrun.config.sweep import jobs
 
 Settings = dict[str, Any]
@@ -84,9 +84,14 @@ FIXED: dict[str, Settings] = {
     "kd_mnist": {**GAMES["kd_mnist"], "method.name": "kd_sum", "method.temperature": 4.0, "method.kd_weight": 4.0},
     "adv_basic_mnist": {
         **GAMES["adv_basic_mnist"],
-        **{"method.form": "non_saturating", "method.init_from_s0": False, "method.judge_epochs": 5},
+        **{"method.form": "non_saturating", "method.init_from_s0": False, "method.discriminator_epochs": 5},
     },
-    "gan_mnist": {**GAMES["gan_mnist"], "method.gan_weight": 0.1, "method.judge_lr": 1e-3, "method.judge_steps": 1},
+    "gan_mnist": {
+        **GAMES["gan_mnist"],
+        "method.gan_weight": 0.1,
+        "method.discriminator_lr": 1e-3,
+        "method.discriminator_steps": 1,
+    },
     "wgan_mnist": {**GAMES["wgan_mnist"], "method.lipschitz": "clip", "method.clip": 0.05, "method.critic_steps": 1},
     "wgan_gp_mnist": pair("mlp_1200", "mlp_800", method__lipschitz="gp", method__penalty=10.0, method__critic_steps=1),
     "fitnets_mnist": {
@@ -122,11 +127,11 @@ FIXED: dict[str, Settings] = {
     "ae_exp0_cityscapes": {**AUTO_ENCODERS, "method.link_weight": 0.0},
     "ae_exp1_cityscapes": {
         **AUTO_ENCODERS,
-        **{"method.links": [[0, 8]], "method.bridge": "maxpool", "method.link_weight": 0.2, "method.image_weight": 0.8},
+        **{"method.pairs": [[0, 8]], "method.bridge": "maxpool", "method.link_weight": 0.2, "method.image_weight": 0.8},
     },
-    "ae_exp2_cityscapes": {**AUTO_ENCODERS, "method.links": [[0, 8], [1, 7]], "method.bridge": "maxpool"},
-    "ae_exp2_only23_cityscapes": {**AUTO_ENCODERS, "method.links": [[1, 7]], "method.bridge": "maxpool"},
-    "ae_exp3_cityscapes": {**AUTO_ENCODERS, "method.links": [[0, 8]], "method.bridge": "conv"},
+    "ae_exp2_cityscapes": {**AUTO_ENCODERS, "method.pairs": [[0, 8], [1, 7]], "method.bridge": "maxpool"},
+    "ae_exp2_only23_cityscapes": {**AUTO_ENCODERS, "method.pairs": [[1, 7]], "method.bridge": "maxpool"},
+    "ae_exp3_cityscapes": {**AUTO_ENCODERS, "method.pairs": [[0, 8]], "method.bridge": "conv"},
     "ae_exp1_asrun": {**AUTO_ENCODERS, "dataset.mean": [0.1307] * 3, "dataset.std": [0.3081] * 3},
     "temperature_mnist": {
         **{"student.name": "mnist_cnn", "optimizer.name": "adadelta", "optimizer.lr": 1.0, "batch_size": 64},
@@ -209,6 +214,6 @@ def named(value: Any) -> Any:
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_the_teacher_of_reversed_distillation_is_the_smaller_net(dataset: str) -> None:
     config = COMPOSER.compose([f"experiment=rekd_{dataset}"])
-    nets = [build(bare(config[role]), 3, 10, 32, where=role) for role in ("teacher", "student")]
+    nets = [Builder().build(architecture(config[role]), 3, 10, 32, where=role) for role in ("teacher", "student")]
     teacher, student = (sum(weight.numel() for weight in net.parameters()) for net in nets)
     assert teacher < student

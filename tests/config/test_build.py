@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 import pytest
 import torch
 
-from kdrun.config.build import MODEL, build, check
-from kdrun.config.values import fit, inside
+import kdrun.config.build
+from kdrun.config.build import MODEL, Builder
+from kdrun.config.values import check_value, inside
 from kdrun.errors import ConfigError
 
 HERE = __name__
+BUILDER = Builder([HERE])
 
 
 class Inner:
@@ -32,12 +34,12 @@ class Outer:
         weights: Sequence[Annotated[float, "[0, 1]"]] = (),
         inner: Inner | None = None,
         recipe: dict[str, Any] | None = None,
-        links: list[dict[str, Any]] | None = None,
+        chain: list[dict[str, Any]] | None = None,
     ) -> None:
         if depth == 7:
             raise ValueError("seven levels do not fit")
         self.first, self.temperature, self.kind, self.weights = first, temperature, kind, weights
-        self.inner, self.recipe, self.links = inner, recipe, links
+        self.inner, self.recipe, self.chain = inner, recipe, chain
 
 
 @dataclass(kw_only=True)
@@ -59,9 +61,9 @@ def at(name: str, /, **values: Any) -> dict[str, Any]:
     return {"_target_": f"{HERE}.{name}", **values}
 
 
-def refusal(node: dict[str, Any], given: tuple[str, ...] = ("first",)) -> str:
+def refusal(node: dict[str, Any], supplied: tuple[str, ...] = ("first",)) -> str:
     with pytest.raises(ConfigError) as refused:
-        check(node, "method", given, trust=[HERE])
+        Builder([HERE]).check(node, "method", supplied)
     return str(refused.value)
 
 
@@ -87,7 +89,7 @@ def refusal(node: dict[str, Any], given: tuple[str, ...] = ("first",)) -> str:
         ({"first": 3}, "method.first: unknown key; Outer takes temperature, kind, depth"),
         ({"inner": {"_target_": f"{HERE}.Inner", "width": 9}}, "method.inner.width: 9 is out of range [1, 8]"),
         ({"recipe": {"_target_": f"{HERE}.Inner", "width": 9}}, "method.recipe.width: 9 is out of range [1, 8]"),
-        ({"links": [{"_target_": f"{HERE}.Inner", "wide": 9}]}, "method.links[0].wide: unknown key"),
+        ({"chain": [{"_target_": f"{HERE}.Inner", "wide": 9}]}, "method.chain[0].wide: unknown key"),
     ],
 )
 def test_an_unknown_argument_is_refused_with_its_full_key(values, fault):
@@ -95,17 +97,17 @@ def test_an_unknown_argument_is_refused_with_its_full_key(values, fault):
 
 
 def test_a_missing_argument_is_named():
-    assert refusal(at("Outer"), given=()).startswith("method.first: missing; Outer takes first, temperature")
+    assert refusal(at("Outer"), supplied=()).startswith("method.first: missing; Outer takes first, temperature")
 
 
 def test_a_node_kept_as_a_dict_may_lack_later_arguments():
-    check(at("Outer", recipe=at("Outer")), "method", ("first",), trust=[HERE])
+    BUILDER.check(at("Outer", recipe=at("Outer")), "method", ("first",))
 
 
 def test_fields_inherited_by_a_data_class_are_checked_too():
-    assert refusal(at("MoreData", size=8, crop=-1), given=()) == "method.crop: -1 is out of range [0, inf)"
-    assert refusal(at("MoreData", size=8, fraction=1), given=()) == "method.fraction: 1 is out of range (0, 1)"
-    assert build(at("MoreData", size=8), where="dataset", trust=[HERE]).fraction == 0.1
+    assert refusal(at("MoreData", size=8, crop=-1), supplied=()) == "method.crop: -1 is out of range [0, inf)"
+    assert refusal(at("MoreData", size=8, fraction=1), supplied=()) == "method.fraction: 1 is out of range (0, 1)"
+    assert BUILDER.build(at("MoreData", size=8), where="dataset").fraction == 0.1
 
 
 @pytest.mark.parametrize(
@@ -124,36 +126,77 @@ def test_fields_inherited_by_a_data_class_are_checked_too():
 )
 def test_only_classes_of_trusted_packages_are_named(target, fault):
     with pytest.raises(ConfigError) as refused:
-        check({"_target_": target}, "method")
+        Builder().check({"_target_": target}, "method")
     assert str(refused.value).startswith(f"method._target_: {fault}")
 
 
 def test_arguments_are_passed_and_nested_nodes_are_built_first():
-    node = at("Outer", name="mine", temperature=2, weights=[0, 1], inner=at("Inner", width=3), links=[at("Inner")])
-    made = build(node, 5, where="method", trust=[HERE])
-    assert (made.first, made.temperature, made.weights) == (5, 2, [0, 1])
-    assert (type(made.inner), made.inner.width) == (Inner, 3)
-    assert made.links == [at("Inner")]
+    node = at("Outer", name="mine", temperature=2, weights=[0, 1], inner=at("Inner", width=3), chain=[at("Inner")])
+    built = BUILDER.build(node, 5, where="method")
+    assert (built.first, built.temperature, built.weights) == (5, 2, [0, 1])
+    assert (type(built.inner), built.inner.width) == (Inner, 3)
+    assert built.chain == [at("Inner")]
 
 
 def test_building_leaves_the_node_as_it_was():
     node = at("Outer", name="mine", inner=at("Inner"))
-    build(node, 5, where="method", trust=[HERE])
+    BUILDER.build(node, 5, where="method")
     assert node == at("Outer", name="mine", inner=at("Inner"))
 
 
-def test_keys_that_are_no_arguments_are_dropped_where_said():
-    assert build(at("Inner", name="x", taps=["a"]), where="student", trust=[HERE], drop=MODEL).width == 2
+def test_keys_that_are_no_arguments_are_dropped_where_named():
+    assert BUILDER.build(at("Inner", name="x", taps=["a"]), where="student", drop=MODEL).width == 2
     assert refusal(at("Inner", taps=["a"]), ()).startswith("method.taps: unknown key")
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The targets whose keys are checked, once per check."""
+    targets: list[Any] = []
+    check_keys = kdrun.config.build._check_keys
+
+    def counted(values: dict[str, Any], target: Any, where: str, supplied: Any) -> None:
+        targets.append(target)
+        check_keys(values, target, where, supplied)
+
+    monkeypatch.setattr(kdrun.config.build, "_check_keys", counted)
+    return targets
+
+
+def test_a_node_is_checked_once_however_often_it_is_built(checks: list[Any]) -> None:
+    builder, node = Builder([HERE]), at("Outer", name="mine", inner=at("Inner", width=3))
+    builder.check(node, "method", ["first"])
+    for _ in range(3):
+        assert builder.build(node, 5, where="method").inner.width == 3
+    builder.build({**node, "name": "another"}, 5, where="student")  # a name is no argument
+    assert checks == [Outer, Inner]
+
+
+def test_an_optimizer_is_checked_once_however_often_it_is_built(checks: list[Any]) -> None:
+    builder, node = Builder(), {"_target_": "torch.optim.SGD", "lr": 0.1}
+    builder.check(node, "optimizer")
+    for _ in range(3):
+        builder.build(node, [torch.nn.Parameter(torch.ones(2))], where="optimizer")
+    assert checks == [torch.optim.SGD]
+
+
+def test_a_node_that_passed_is_refused_once_it_has_changed(checks: list[Any]) -> None:
+    builder = Builder([HERE])
+    builder.check(at("Inner", width=3), "student")
+    with pytest.raises(ConfigError, match=r"^student\.width: 9 is out of range \[1, 8\]$"):
+        builder.check(at("Inner", width=9), "student")
+    with pytest.raises(ConfigError, match=r"^student\.width: unknown key"):
+        builder.check(at("Inner", width=3), "student", ["width"])
+    assert checks == [Inner] * 3
 
 
 def test_a_refusal_of_the_class_itself_names_the_node():
     with pytest.raises(ConfigError, match=r"^method: seven levels do not fit$"):
-        build(at("Outer", depth=7), 1, where="method", trust=[HERE])
+        BUILDER.build(at("Outer", depth=7), 1, where="method")
 
 
-def test_a_target_that_takes_any_key_is_given_any_key():
-    assert build(at("free", a=1, b=[2]), where="method", trust=[HERE]) == {"a": 1, "b": [2]}
+def test_a_target_that_takes_any_key_gets_any_key():
+    assert BUILDER.build(at("free", a=1, b=[2]), where="method") == {"a": 1, "b": [2]}
 
 
 @pytest.mark.parametrize(
@@ -169,32 +212,31 @@ def test_a_target_that_takes_any_key_is_given_any_key():
         ({"momentom": 0.9}, "optimizer.momentom: unknown key; did you mean 'optimizer.momentum'?"),
     ],
 )
-def test_bad_optimizer_values_are_found_before_it_has_parameters(values, fault):
+def test_bad_optimizer_values_are_refused_before_it_has_parameters(values, fault):
     with pytest.raises(ConfigError) as refused:
-        check({"_target_": "torch.optim.SGD", **values}, "optimizer")
+        Builder().check({"_target_": "torch.optim.SGD", **values}, "optimizer")
     assert str(refused.value).startswith(fault)
 
 
-def test_an_optimizer_is_built_over_the_parameters_it_is_given():
+def test_an_optimizer_is_built_over_the_parameters_passed():
     weight = torch.nn.Parameter(torch.ones(2))
-    made = build({"_target_": "torch.optim.Adam", "betas": [0.5, 0.9]}, [weight], where="optimizer")
-    assert made.param_groups[0]["params"] == [weight]
-    assert tuple(made.param_groups[0]["betas"]) == (0.5, 0.9)
+    built = Builder().build({"_target_": "torch.optim.Adam", "betas": [0.5, 0.9]}, [weight], where="optimizer")
+    assert built.param_groups[0]["params"] == [weight]
+    assert tuple(built.param_groups[0]["betas"]) == (0.5, 0.9)
 
 
 @pytest.mark.parametrize("group", ["dataset", "method", "optimizer", "schedule"])
 def test_every_file_lists_exactly_the_arguments_of_its_class(compose, group):
     import inspect
 
-    from kdrun.config.build import target
     from kdrun.config.places import CONF
 
     for path in sorted((CONF / group).glob("*.yaml")):
         node = compose(f"{group}={path.stem}")[group]
-        check(node, group)
-        made = target(node, group)
-        if made.__module__.startswith("kdrun."):
-            assert set(node) - {"_target_", "name"} == set(inspect.signature(made).parameters), path.stem
+        Builder().check(node, group)
+        target = Builder().target(node, group)
+        if target.__module__.startswith("kdrun."):
+            assert set(node) - {"_target_", "name"} == set(inspect.signature(target).parameters), path.stem
 
 
 @pytest.mark.parametrize(
@@ -217,5 +259,5 @@ def test_intervals_hold_their_closed_ends_only(value, interval, lies_in):
 
 def test_a_long_value_is_cut_in_an_error():
     with pytest.raises(ConfigError) as refused:
-        fit("x" * 1000, int, "epochs")
+        check_value("x" * 1000, int, "epochs")
     assert len(str(refused.value)) < 200

@@ -113,7 +113,7 @@ def test_two_spellings_of_one_letter_are_one_name(compose):
     assert compose("name=e\u0301")["name"] == compose("name=\u00e9")["name"] == "\u00e9"
 
 
-def test_an_experiment_that_is_given_twice_is_refused_at_once(compose):
+def test_an_experiment_named_twice_is_refused_at_once(compose):
     with pytest.raises(ConfigError) as refused:
         compose("experiment=takd_mnist", "experiment=gskd_mnist")
     assert str(refused.value) == "experiment: given 2 times: takd_mnist, gskd_mnist; give one"
@@ -165,7 +165,7 @@ def test_a_foreign_class_takes_keys_that_its_file_does_not_list(compose):
     assert compose("+optimizer.weight_decay=1e-4")["optimizer"]["weight_decay"] == 1e-4
 
 
-def test_a_whole_number_given_for_a_real_one_is_the_same_config(compose):
+def test_a_whole_number_for_a_real_one_is_the_same_config(compose):
     assert type(compose("method.temperature=4")["method"]["temperature"]) is float
 
 
@@ -182,7 +182,7 @@ def test_no_teacher_is_an_option(compose):
     assert compose("method=scratch", "teacher=none")["teacher"] is None
 
 
-def test_a_config_is_made_of_plain_containers(compose):
+def test_a_config_is_built_of_plain_containers(compose):
     def plain(value):
         if isinstance(value, dict):
             return type(value) is dict and all(plain(item) for item in value.values())
@@ -249,7 +249,7 @@ def test_a_folder_of_files_that_is_not_there_is_refused(tmp_path):
         Composer(tmp_path / "nowhere")
 
 
-def test_a_local_conf_is_found_and_replaces_no_shipped_file(tmp_path, monkeypatch):
+def test_a_local_conf_is_read_and_replaces_no_shipped_file(tmp_path, monkeypatch):
     for name in ("mine", "adam"):
         own(tmp_path / "conf", f"optimizer/{name}", "_target_: torch.optim.SGD\nlr: 7.0\n")
     monkeypatch.chdir(tmp_path)
@@ -272,7 +272,7 @@ def test_a_typo_in_a_key_is_refused_and_mostly_corrected():
     base = composer.merge([])[0]
     keys = [key for key in dotted(base) if key.partition(".")[0] not in ("dataset", "student", "teacher")]
     keys += [f"teacher.{key}" for key in ("seed", "checkpoint", "recipe", "recipe.epochs", "recipe.optimizer.lr")]
-    understood = tried = 0
+    understood = count = 0
     for key in keys:
         parent, dot, last = key.rpartition(".")
         for typo in typos(last):
@@ -280,10 +280,10 @@ def test_a_typo_in_a_key_is_refused_and_mostly_corrected():
                 continue
             with pytest.raises(ConfigError) as refused:
                 composer.compose([f"{parent}{dot}{typo}=1"])
-            tried += 1
+            count += 1
             understood += str(refused.value).endswith(f"did you mean {key!r}?")
-    assert tried > 500
-    assert understood >= 0.95 * tried
+    assert count > 500
+    assert understood >= 0.95 * count
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
@@ -313,8 +313,8 @@ def test_the_files_default_keys_are_those_of_the_root():
 
     from kdrun.config.root import Root
 
-    said = set(OmegaConf.load(CONF / "train.yaml")) - {"defaults", "hydra"}
-    assert said | set(GROUPS) - {"recipe"} == {field.name for field in fields(Root)}
+    keys = set(OmegaConf.load(CONF / "train.yaml")) - {"defaults", "hydra"}
+    assert keys | set(GROUPS) - {"recipe"} == {field.name for field in fields(Root)}
 
 
 def test_composing_and_its_errors_do_not_wait_for_torch():

@@ -82,7 +82,7 @@ def test_a_sweep_of_too_many_jobs_is_refused_before_expansion(overrides):
 
 
 @pytest.mark.parametrize("override", ["method=glob(zz*)", "seed=range(3,3)"])
-def test_a_sweep_over_nothing_is_refused(override):
+def test_a_sweep_over_no_value_is_refused(override):
     with pytest.raises(ConfigError, match="matches nothing"):
         sweep([override])
 

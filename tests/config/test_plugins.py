@@ -31,9 +31,7 @@ METHOD = """
     from kdrun import Method
 
     class Logits(Method):
-        def __init__(self, weight: float = 1.0) -> None:
-            super().__init__()
-            self.weight = weight
+        weight: float = 1.0
 
         def loss(self, student, teacher, batch):
             ce = F.cross_entropy(student.logits, batch.targets)
@@ -66,7 +64,7 @@ def wheel(folder: Path, package: str, files: dict[str, str]) -> Path:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed a package with a method of its own and its YAML file."""
-    made, target = tmp_path_factory.mktemp("plugin"), tmp_path_factory.mktemp("target")
+    source, target = tmp_path_factory.mktemp("plugin"), tmp_path_factory.mktemp("target")
     files = {
         "kdrun_plug/__init__.py": METHOD,
         "kdrun_plug/conf/__init__.py": "",
@@ -80,7 +78,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         """,
     }
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
-    subprocess.run([*pip, str(wheel(made, "kdrun_plug", files))], check=True, timeout=120)
+    subprocess.run([*pip, str(wheel(source, "kdrun_plug", files))], check=True, timeout=120)
     return target
 
 
@@ -108,9 +106,9 @@ def test_a_plugin_method_is_refused_until_its_package_is_trusted(
     plugin: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "method=plugged", *TINY]) == 2
-    said = capsys.readouterr().err
-    assert "method._target_: 'kdrun_plug.Logits' is not under" in said
-    assert "if you trust it, add trust=[kdrun_plug]" in said
+    err = capsys.readouterr().err
+    assert "method._target_: 'kdrun_plug.Logits' is not under" in err
+    assert "if you trust it, add trust=[kdrun_plug]" in err
     assert main(["train", "method=plugged", "trust=[kdrun_plug]", "name=one", *TINY]) == 0
     assert json.loads((plugin / "outputs/one/summary.json").read_text())["method"] == "plugged"
 
@@ -148,14 +146,14 @@ def own(folder: Path, name: str) -> list[str]:
     return ["-m", "method=own,kd", f"trust=[{name}]", "name=grid", *TINY]
 
 
-def test_own_files_are_found_by_every_job_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_files_are_seen_by_every_job_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert main(own(tmp_path, "own_in_sweep")) == 0
     assert sorted(path.name for path in (tmp_path / "outputs/grid").glob("*_*")) == ["0_own", "1_kd"]
 
 
-def test_own_files_are_found_by_the_jobs_in_other_processes(tmp_path: Path) -> None:
+def test_own_files_are_seen_by_the_jobs_in_other_processes(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not installed")
     words = [*own(tmp_path, "own_elsewhere"), "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

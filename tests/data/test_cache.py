@@ -77,7 +77,7 @@ def test_one_flipped_bit_in_the_cache_changes_no_data(source: CIFAR10, places: r
 
 
 @pytest.mark.parametrize("length", [0, 7, 100, 60_000])
-def test_what_was_kept_and_cut_short_is_made_anew(source: CIFAR10, parses: list[str], length: int) -> None:
+def test_what_was_kept_and_cut_short_is_parsed_anew(source: CIFAR10, parses: list[str], length: int) -> None:
     source.read()
     os.truncate(kept(source), length)
     assert source.read()[0].size == 50
@@ -98,9 +98,7 @@ def test_a_cache_of_unverified_files_does_not_pass_for_verified(source: CIFAR10)
         replace(source, verify=True).read()
 
 
-def test_data_in_a_read_only_folder_is_read_all_the_same(
-    source: CIFAR10, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_in_a_read_only_folder_is_read_all_the_same(source: CIFAR10, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, data: bytes) -> None:
         raise WriteError(str(path), "cannot be written")
 

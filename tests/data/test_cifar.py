@@ -40,8 +40,10 @@ def test_classes_are_called_what_the_meta_file_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("meta", [{}, {"label_names": list("abc")}, {"label_names": 3}])
 def test_a_meta_file_without_ten_names_is_refused(meta: dict[str, Any], tmp_path: Path) -> None:
     files = cifar_files(**{"batches.meta": pickle.dumps(meta, protocol=2)})
-    said = complaint(cifar(tmp_path, files).read)
-    assert said.startswith(f"{tmp_path}/cifar-10-batches-py/batches.meta: has no 10 label_names (dataset.classes=10)")
+    message = complaint(cifar(tmp_path, files).read)
+    assert message.startswith(
+        f"{tmp_path}/cifar-10-batches-py/batches.meta: has no 10 label_names (dataset.classes=10)"
+    )
 
 
 def cifar100(root: Path, **settings: Any) -> CIFAR100:
@@ -60,8 +62,8 @@ def test_cifar100_has_fine_labels_or_coarse_ones(tmp_path: Path) -> None:
 
 
 def test_a_part_of_cifar100_needs_leave(tmp_path: Path) -> None:
-    said = complaint(cifar100(tmp_path, verify=True).read)
-    assert "md5 differs" in said and said.endswith("dataset.verify=false")
+    message = complaint(cifar100(tmp_path, verify=True).read)
+    assert "md5 differs" in message and message.endswith("dataset.verify=false")
 
 
 class Canary:
@@ -77,8 +79,8 @@ class Canary:
 def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     for hostile in (pickle.dumps(Canary(canary)), batch(10, labels=Canary(canary)), b"cos\nsystem\n(S'true'\ntR."):
-        said = complaint(cifar(tmp_path, cifar_files(data_batch_2=hostile)).read)
-        assert said.startswith(f"{tmp_path}/cifar-10-batches-py/data_batch_2: not a CIFAR batch (asks for ")
+        message = complaint(cifar(tmp_path, cifar_files(data_batch_2=hostile)).read)
+        assert message.startswith(f"{tmp_path}/cifar-10-batches-py/data_batch_2: not a CIFAR batch (holds ")
         assert not canary.exists()
 
 
@@ -99,13 +101,13 @@ CIFAR_FAULTS = {
 @pytest.mark.parametrize("fault", CIFAR_FAULTS)
 def test_a_cifar_batch_that_is_unfit_is_named_in_one_line(fault: str, tmp_path: Path) -> None:
     spoil, what = CIFAR_FAULTS[fault]
-    said = complaint(cifar(tmp_path, cifar_files(test_batch=spoil(batch(10)))).read)
-    assert said.startswith(f"{tmp_path}/cifar-10-batches-py/test_batch: {what}")
+    message = complaint(cifar(tmp_path, cifar_files(test_batch=spoil(batch(10)))).read)
+    assert message.startswith(f"{tmp_path}/cifar-10-batches-py/test_batch: {what}")
 
 
-def test_an_unpublished_batch_is_refused_unless_told_otherwise(tmp_path: Path) -> None:
-    said = complaint(cifar(tmp_path, cifar_files(), verify=True).read)
-    assert said.startswith(f"{tmp_path}/cifar-10-batches-py/batches.meta: md5 differs from the published file's")
+def test_an_unpublished_batch_is_refused_unless_verify_is_off(tmp_path: Path) -> None:
+    message = complaint(cifar(tmp_path, cifar_files(), verify=True).read)
+    assert message.startswith(f"{tmp_path}/cifar-10-batches-py/batches.meta: md5 differs from the published file's")
 
 
 def test_a_thousand_mutated_batches_are_never_run(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_every_training_image_is_either_trained_on_or_held_back() -> None:
     assert sorted(places(data.train) + places(data.val)) == list(range(100))
 
 
-def test_the_split_depends_on_its_seed_and_on_nothing_else() -> None:
+def test_the_split_depends_on_its_seed_and_on_no_more() -> None:
     torch.manual_seed(1)
     one = Data.read(held([0, 1] * 50))
     torch.manual_seed(2)
@@ -57,28 +57,37 @@ def test_the_split_depends_on_its_seed_and_on_nothing_else() -> None:
     assert places(one.val) != places(other.val)
 
 
-def test_a_student_with_few_images_leaves_the_teacher_all() -> None:
+def test_the_subset_is_drawn_anew_for_another_split_seed() -> None:
+    positions = []
+    for seed in (0, 1):
+        data = Data.read(held([0] * 100, train_size=10, split_seed=seed))
+        positions.append([places(data.train).index(place) for place in places(data.subset)])
+    assert len(positions[0]) == len(positions[1]) == 10
+    assert positions[0] != positions[1]  # places among the training images, which are others too
+
+
+def test_train_size_leaves_the_teacher_all_images() -> None:
     data = Data.read(held([0, 1] * 50, train_size=10))
-    assert (data.few.size, data.train.size) == (10, 90)
-    assert set(places(data.few)) < set(places(data.train))
+    assert (data.subset.size, data.train.size) == (10, 90)
+    assert set(places(data.subset)) < set(places(data.train))
 
 
 def test_without_train_size_the_student_uses_the_same_tensors() -> None:
     data = Data.read(held([0, 1] * 50)).to(torch.device("cpu"))
-    assert data.few is data.train
+    assert data.subset is data.train
 
 
-def test_all_images_asked_for_by_number_are_all_images() -> None:
+def test_all_images_wanted_by_number_are_all_images() -> None:
     data = Data.read(held([0, 1] * 50, train_size=90))
-    assert places(data.few) == places(data.train)
+    assert places(data.subset) == places(data.train)
 
 
 @pytest.mark.parametrize("count", [1, 3, 9, 10, 20, 24, 29, 30])
 def test_a_balanced_draw_differs_by_at_most_one_image_a_class(count: int) -> None:
     labels = torch.tensor([0] * 17 + [1] * 8 + [2] * 5)
-    drawn = balanced(labels, count, torch.Generator().manual_seed(0))
-    assert len(set(drawn.tolist())) == count
-    counts = torch.bincount(labels[drawn], minlength=3).tolist()
+    chosen = balanced(labels, count, torch.Generator().manual_seed(0))
+    assert len(set(chosen.tolist())) == count
+    counts = torch.bincount(labels[chosen], minlength=3).tolist()
     share = max(counts)
     assert all(have >= min(share - 1, there) for have, there in zip(counts, (17, 8, 5), strict=True))
 
@@ -91,13 +100,13 @@ def test_a_balanced_draw_is_not_always_the_same() -> None:
 @pytest.mark.parametrize(
     ("count", "fraction", "part"), [(10, 0.01, "validation"), (10, 0.99, "training"), (1, 0.5, "validation")]
 )
-def test_a_fraction_that_leaves_nothing_is_refused(count: int, fraction: float, part: str) -> None:
+def test_a_fraction_that_leaves_no_image_is_refused(count: int, fraction: float, part: str) -> None:
     with pytest.raises(ConfigError, match=rf"^dataset.val_fraction: {fraction} leaves no {part} images of {count};"):
         Data.read(held([0] * count, val_fraction=fraction))
 
 
 @pytest.mark.parametrize("count", [0, 91, 1000])
-def test_more_images_than_there_are_cannot_be_asked_for(count: int) -> None:
+def test_more_images_than_there_are_are_refused(count: int) -> None:
     with pytest.raises(ConfigError, match=f"^dataset.train_size: {count} of 90 training images"):
         Data.read(held([0, 1] * 50, train_size=count))
 
@@ -140,8 +149,8 @@ def test_a_padded_source_can_be_copied() -> None:
 
 def test_pairs_are_padded_and_thinned_together() -> None:
     data = Data.read(SyntheticPairs(pad_to=20, train_size=30))
-    assert data.few.images.shape == data.few.targets.shape == (30, 3, 20, 20)
-    assert torch.equal(data.few.targets[:, :, 2:18, 2:18], 255 - data.few.images.roll(1, 1)[:, :, 2:18, 2:18])
+    assert data.subset.images.shape == data.subset.targets.shape == (30, 3, 20, 20)
+    assert torch.equal(data.subset.targets[:, :, 2:18, 2:18], 255 - data.subset.images.roll(1, 1)[:, :, 2:18, 2:18])
 
 
 @pytest.mark.parametrize(
@@ -208,7 +217,7 @@ def test_synthetic_images_have_any_shape_and_follow_their_seed() -> None:
     assert train.digest() == source.read()[0].digest() != replace(source, seed=1).read()[0].digest()
 
 
-def test_synthetic_classes_are_told_apart_by_their_nearest_mean() -> None:
+def test_synthetic_classes_are_separated_by_their_nearest_mean() -> None:
     source = Synthetic()
     train, test = ((split.images.flatten(1).float(), split.targets) for split in source.read())
     means = torch.stack([train[0][train[1] == label].mean(0) for label in range(source.classes)])

@@ -40,18 +40,16 @@ def test_a_config_says_what_it_is_its_origin_and_how_to_run_it(name: str) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_holds_every_argument_at_its_default(name: str) -> None:
-    made = {key: value for key, value in node(name).items() if key not in ("_target_", "root")}
+    values = {key: value for key, value in node(name).items() if key not in ("_target_", "root")}
     arguments = inspect.signature(target(name)).parameters
-    assert {"root"} & set(node(name)) | set(made) == set(arguments)
+    assert {"root"} & set(node(name)) | set(values) == set(arguments)
     settings = {"classes": 3} if name == "folder" else {}
     source = target(name)(**settings)
-    assert made == {key: getattr(source, key) for key in made} | ({"classes": 0} if settings else {})
+    assert values == {key: getattr(source, key) for key in values} | ({"classes": 0} if settings else {})
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_source_misses_its_files_only_when_read(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_misses_its_files_only_when_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {key: value for key, value in node(name).items() if key != "_target_"}
     if "root" not in settings:
         return

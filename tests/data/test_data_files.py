@@ -113,29 +113,29 @@ def test_an_archive_larger_than_it_says_is_not_unpacked(tmp_path: Path) -> None:
     assert "longer than its header says" in complaint(mnist(tmp_path).read)
 
 
-def test_one_flipped_pixel_of_a_published_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_flipped_pixel_of_a_published_file_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = idx_files()
     monkeypatch.setattr(MNIST, "md5", {name: hashlib.md5(content).hexdigest() for name, content in files.items()})
     laid(tmp_path, files)
     mnist(tmp_path, verify=True).read()
     spoilt = files[IMAGES][:999] + bytes([files[IMAGES][999] ^ 1]) + files[IMAGES][1000:]
     lay(tmp_path / RAW, {IMAGES: spoilt})
-    said = complaint(mnist(tmp_path, verify=True).read)
-    assert said.startswith(f"{tmp_path}/MNIST/raw/{IMAGES}: md5 differs from the published file's (got ")
-    assert said.endswith("dataset.verify=false")
+    message = complaint(mnist(tmp_path, verify=True).read)
+    assert message.startswith(f"{tmp_path}/MNIST/raw/{IMAGES}: md5 differs from the published file's (got ")
+    assert message.endswith("dataset.verify=false")
     mnist(tmp_path, verify=False).read()
 
 
 def test_a_missing_file_is_named_with_all_that_helps(tmp_path: Path) -> None:
     files = idx_files()
     del files[TEST_LABELS]
-    said = complaint(mnist(laid(tmp_path, files)).read)
-    assert said.startswith(f"dataset.root: {TEST_LABELS}(.gz) not found in {tmp_path}/MNIST/raw; place ")
+    message = complaint(mnist(laid(tmp_path, files)).read)
+    assert message.startswith(f"dataset.root: {TEST_LABELS}(.gz) not found in {tmp_path}/MNIST/raw; place ")
     for help in (IMAGES, "dataset.root=", "KDRUN_DATA", "dataset=digits"):
-        assert help in said
+        assert help in message
 
 
-def test_a_missing_folder_is_named_and_not_made(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named_and_not_created(tmp_path: Path) -> None:
     root = tmp_path / "a" / "b"
     assert complaint(mnist(root).read).startswith(f"dataset.root: no such folder '{root}'")
     assert not root.parent.exists()
@@ -146,14 +146,14 @@ def no_network(*args: object, **settings: object) -> None:
 
 
 @pytest.mark.parametrize("source", [MNIST, CIFAR10])
-def test_without_network_one_line_says_so_and_nothing_is_left(
+def test_without_network_one_line_says_so_and_no_file_is_left(
     source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("urllib.request.urlopen", no_network)
-    said = complaint(source(root=str(tmp_path / "a" / "b")).read)
-    assert "and the download failed (" in said
-    assert "Name or service not known" in said
-    assert "dataset=digits" in said
+    message = complaint(source(root=str(tmp_path / "a" / "b")).read)
+    assert "and the download failed (" in message
+    assert "Name or service not known" in message
+    assert "dataset=digits" in message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,6 +195,6 @@ def test_a_download_leaves_the_data_and_no_scratch(server: type[Server], tmp_pat
     assert len(server.calls) == 1
 
 
-def test_a_folder_that_cannot_be_written_is_said_in_one_line(server: type[Server], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(server: type[Server], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "the download failed (" in complaint(mnist(tmp_path / "file", download=True).read)

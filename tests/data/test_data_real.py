@@ -80,8 +80,8 @@ def test_a_part_of_cifar100_is_read_with_leave_and_is_balanced() -> None:
     assert torch.bincount(test.targets).tolist() == [100] * 100
     assert len(set(torch.bincount(train.targets).tolist())) == 1
     assert source.names[:2] == ["apple", "aquarium_fish"]
-    apart = [abs(a - b) for a, b in zip(statistics(train)[0], source.mean, strict=True)]
-    assert max(apart) < (0.0001 if train.size == 50_000 else 0.005)
+    distances = [abs(a - b) for a, b in zip(statistics(train)[0], source.mean, strict=True)]
+    assert max(distances) < (0.0001 if train.size == 50_000 else 0.005)
 
 
 def test_coarse_labels_group_the_fine_ones() -> None:

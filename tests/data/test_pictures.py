@@ -95,8 +95,8 @@ def test_a_folder_of_test_images_is_the_test_split(name: str, tmp_path: Path) ->
 
 def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
     own(tmp_path)
-    said = complaint(Folder(root=str(tmp_path), classes=10).read)
-    assert said == f"dataset.classes: 10, but {tmp_path} has 3 folders; leave it out to count them"
+    message = complaint(Folder(root=str(tmp_path), classes=10).read)
+    assert message == f"dataset.classes: 10, but {tmp_path} has 3 folders; leave it out to count them"
 
 
 def test_a_test_image_of_an_unknown_class_is_refused(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_folder_that_has_no_classes_is_named(make: bool, what: str, tmp_path: 
 
 def test_a_single_class_of_images_is_refused_before_any_is_read(tmp_path: Path) -> None:
     picture(tmp_path / "cat" / "0.png", colour())
-    way_out = f"only the folder 'cat' in '{tmp_path}'; put the images of each class into one of its own"
+    way_out = f"only the folder 'cat' in '{tmp_path}'; put the images of each class into its own folder"
     assert complaint(lambda: Folder(root=str(tmp_path))) == f"dataset.root: {way_out}"
     assert complaint(lambda: Folder(root=str(tmp_path), classes=1)) == "dataset.classes: 1 is out of range [2, inf)"
 
@@ -151,7 +151,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_a_bad_image_is_found_at_the_start_and_named_in_one_line(fault: str, tmp_path: Path) -> None:
+def test_a_bad_image_is_refused_at_the_start_in_one_line(fault: str, tmp_path: Path) -> None:
     content, what = BAD[fault]
     source = own(tmp_path)
     (tmp_path / "dog" / "7.png").write_bytes(content)
@@ -249,11 +249,11 @@ def test_pairs_are_moved_and_mirrored_together(tmp_path: Path) -> None:
         assert batch.images.abs().max() < 1 + 1e-6
 
 
-def test_an_image_of_odd_width_is_no_pair(tmp_path: Path) -> None:
+def test_an_image_of_uneven_width_is_no_pair(tmp_path: Path) -> None:
     source = pairs(tmp_path)
     picture(tmp_path / "cityscapes" / "train" / "003.png", colour(16, 33))
-    said = complaint(source.read)
-    assert said.startswith(f"{tmp_path}/cityscapes/train/003.png: is 33 pixels wide; a pair has two halves")
+    message = complaint(source.read)
+    assert message.startswith(f"{tmp_path}/cityscapes/train/003.png: is 33 pixels wide; a pair has two halves")
 
 
 def official(root: Path) -> Cityscapes:
@@ -283,6 +283,6 @@ def test_a_photograph_without_its_label_map_is_named(tmp_path: Path) -> None:
     assert complaint(source.read).startswith(f"{label}: no such file, and ")
 
 
-def test_cityscapes_are_asked_for_where_they_should_lie(tmp_path: Path) -> None:
-    said = complaint(Cityscapes(root=str(tmp_path)).read)
-    assert said.startswith(f"dataset.root: no images in '{tmp_path}/cityscapes/train' (dataset.layout=pairs)")
+def test_cityscapes_are_wanted_where_they_should_lie(tmp_path: Path) -> None:
+    message = complaint(Cityscapes(root=str(tmp_path)).read)
+    assert message.startswith(f"dataset.root: no images in '{tmp_path}/cityscapes/train' (dataset.layout=pairs)")

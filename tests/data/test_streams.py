@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from kdrun.data.augment import augment, identity, views
 from kdrun.data.source import Source, Split
-from kdrun.data.streams import Stream, batches
+from kdrun.data.streams import FirstBatches, Stream, batches, pixels
 from kdrun.data.synthetic import Synthetic, SyntheticPairs
 from kdrun.errors import ConfigError
 from kdrun.train.stage import Batch
@@ -85,7 +86,7 @@ def test_images_and_targets_are_those_of_the_index() -> None:
         assert batch.epoch == 1
 
 
-def test_the_view_in_the_batch_is_the_one_that_is_shown() -> None:
+def test_the_view_in_the_batch_is_the_one_that_is_trained_on() -> None:
     split = split_of(40)
     seen = set()
     for batch in Stream(split, source(crop=2, flip=True, mean=[0.0], std=[1.0]), 8, 0, "distill", CPU).epoch(1):
@@ -123,9 +124,44 @@ def test_an_epoch_does_not_touch_the_global_generator() -> None:
     [(20, 8, [8, 8, 4]), (16, 8, [8, 8]), (17, 8, [8, 9]), (9, 8, [9]), (3, 1, [1, 1, 1]), (8, 8, [8]), (1, 1, [1])],
 )
 def test_a_last_batch_of_one_joins_the_one_before(count: int, batch_size: int, sizes: list[int]) -> None:
-    made = stream(count, batch_size)
-    assert [len(batch.index) for batch in made.epoch(1)] == sizes
-    assert len(made) == len(sizes)
+    batched = stream(count, batch_size)
+    assert [len(batch.index) for batch in batched.epoch(1)] == sizes
+    assert len(batched) == len(sizes)
+
+
+@pytest.mark.parametrize("start", range(3))
+def test_a_quick_epoch_is_the_first_two_batches_of_the_whole(start: int) -> None:
+    quick, whole = FirstBatches(stream(crop=1, flip=True)), list(stream(crop=1, flip=True).epoch(2))
+    assert (len(quick), len(whole)) == (2, 3)
+    assert same(list(quick.epoch(2, start)), whole[start:2])
+
+
+class Counted:
+    """A stream that counts the batches that it makes."""
+
+    def __init__(self) -> None:
+        self.whole, self.count = stream(), 0
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        for batch in self.whole.epoch(number, start):
+            self.count += 1
+            yield batch
+
+
+def test_a_quick_epoch_makes_no_batch_that_it_does_not_give() -> None:
+    counted = Counted()
+    assert len(list(FirstBatches(counted).epoch(1))) == counted.count == 2
+
+
+def test_pixels_undo_the_normalization_and_stay_in_their_range() -> None:
+    mean, std = [0.2, 0.7], [0.5, 0.1]
+    images = 4 * torch.randn(3, 2, 5, 5, generator=torch.Generator().manual_seed(0))
+    expected = np.clip(images.numpy() * np.reshape(std, (2, 1, 1)) + np.reshape(mean, (2, 1, 1)), 0, 1)
+    assert ((expected == 0) | (expected == 1)).any()
+    assert pixels(images, mean, std).numpy() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_batch_larger_than_the_split_is_refused() -> None:
@@ -138,8 +174,8 @@ def test_a_stream_says_how_many_images_and_views_it_has() -> None:
 
 
 def test_scores_see_every_image_once_in_order_and_as_it_is() -> None:
-    split, shown = split_of(10), source(crop=2, flip=True, mean=[0.0], std=[1.0])
-    seen = list(batches(split, shown, 4, CPU))
+    split, unit = split_of(10), source(crop=2, flip=True, mean=[0.0], std=[1.0])
+    seen = list(batches(split, unit, 4, CPU))
     assert [len(batch.index) for batch in seen] == [4, 4, 2]
     assert torch.equal(torch.cat([batch.index for batch in seen]), torch.arange(10))
     torch.testing.assert_close(torch.cat([batch.images for batch in seen]), split.images / 255)
@@ -165,7 +201,7 @@ def test_mean_and_std_of_a_half_bring_targets_to_plus_minus_one() -> None:
     torch.testing.assert_close(targets, split.targets.float() / 127.5 - 1)
 
 
-def test_a_batch_is_made_without_leaving_the_device() -> None:
+def test_a_batch_is_composed_without_leaving_the_device() -> None:
     class Refusing(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             assert function is not torch.ops.aten._local_scalar_dense.default, "a host sync"

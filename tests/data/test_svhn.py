@@ -15,10 +15,12 @@ from kdrun.data.svhn import SVHN
 
 def mat(count: int, **changes: Any) -> bytes:
     draw = np.random.default_rng(count)
-    found = {"X": draw.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)}
-    found["y"] = (np.arange(count, dtype=np.uint8) % 10 + 1)[:, None]
+    content = {"X": draw.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)}
+    content["y"] = (np.arange(count, dtype=np.uint8) % 10 + 1)[:, None]
     file = BytesIO()
-    savemat(file, {key: value for key, value in {**found, **changes}.items() if value is not None}, do_compression=True)
+    savemat(
+        file, {key: value for key, value in {**content, **changes}.items() if value is not None}, do_compression=True
+    )
     return file.getvalue()
 
 
@@ -58,14 +60,14 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_file_that_is_unfit_is_named_in_one_line(fault: str, tmp_path: Path) -> None:
     content, what = FAULTS[fault]
-    said = complaint(svhn(tmp_path, train=content).read)
-    assert said.startswith(f"{tmp_path}/SVHN/train_32x32.mat: {what}")
+    message = complaint(svhn(tmp_path, train=content).read)
+    assert message.startswith(f"{tmp_path}/SVHN/train_32x32.mat: {what}")
 
 
 def test_a_file_that_is_not_the_published_one_is_refused(tmp_path: Path) -> None:
     svhn(tmp_path)
-    said = complaint(SVHN(root=str(tmp_path), download=False).read)
-    assert said.startswith(f"{tmp_path}/SVHN/train_32x32.mat: md5 differs from the published file's")
+    message = complaint(SVHN(root=str(tmp_path), download=False).read)
+    assert message.startswith(f"{tmp_path}/SVHN/train_32x32.mat: md5 differs from the published file's")
 
 
 def test_both_files_are_downloaded_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,11 @@ ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "README.md").read_text()
 
 
-def told(path: str) -> str:
+def block_of(path: str) -> str:
     """Returns the block of code that the guide shows under the name of a file."""
-    found = re.search(rf"`{re.escape(path)}`:\n\n```\w+\n(.*?)```", GUIDE, re.DOTALL)
-    assert found, f"README.md does not show {path}"
-    return found[1]
+    match = re.search(rf"`{re.escape(path)}`:\n\n```\w+\n(.*?)```", GUIDE, re.DOTALL)
+    assert match, f"README.md does not show {path}"
+    return match[1]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("kdrun", "conf"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for path in ("kdrun/methods/hello.py", "conf/method/hello.yaml"):
-        (copy / path).write_text(told(path))
+        (copy / path).write_text(block_of(path))
     return copy
 
 
@@ -52,14 +52,14 @@ def test_the_two_files_of_the_guide_are_listed_and_run(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("method.logit_weight=1", "did you mean 'method.logits_weight'"),
         ("method.logits_weight=-1", "method.logits_weight: -1 is out of range [0, inf)"),
     ],
 )
-def test_what_the_two_files_do_not_take_is_refused_in_one_line(checkout: Path, word: str, said: str) -> None:
+def test_what_the_two_files_do_not_take_is_refused_in_one_line(checkout: Path, word: str, message: str) -> None:
     done = kdrun(checkout, "train", "method=hello", word)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1

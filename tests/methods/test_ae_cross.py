@@ -15,7 +15,7 @@ from kdrun.core.experiment import Experiment
 from kdrun.data.label_maps import closest, label_map_scores
 from kdrun.errors import ConfigError
 from kdrun.methods.ae_cross import AECross, bridged
-from kdrun.methods.reconstruction import distance
+from kdrun.methods.reconstruction import distance_of
 from kdrun.report.strips import recalls
 from kdrun.train.loop import fit
 from kdrun.train.stage import Batch, Outputs, Stage
@@ -64,7 +64,7 @@ def pixel_distance(one: Tensor, other: Tensor) -> float:
     return float(np.mean(lengths))
 
 
-def told_apart(out: Path) -> tuple[Experiment, AECross, Stage]:
+def brighter(out: Path) -> tuple[Experiment, AECross, Stage]:
     """Nothing trained, but X to Y paints brighter: new nets paint the same grey, from which X and Y are equally far."""
     exp, method, stage = begun(out)
     for parameter in list(exp.student.parameters())[-2:]:
@@ -72,11 +72,11 @@ def told_apart(out: Path) -> tuple[Experiment, AECross, Stage]:
     return exp, method, stage
 
 
-def pixel_l1(net: Tapped, given: Tensor, wanted: Tensor) -> float:
-    """The mean absolute difference, in [0, 1], of what ``net`` makes of uint8 images and what was wanted."""
+def pixel_l1(net: Tapped, images: Tensor, targets: Tensor) -> float:
+    """The mean absolute difference, in [0, 1], of what ``net`` makes of uint8 images and the targets."""
     with torch.no_grad():
-        made = net.eval()(given.float() / 127.5 - 1).logits
-    return float(np.abs(made.numpy() / 2 + 0.5 - wanted.numpy() / 255).mean())
+        outputs = net.eval()(images.float() / 127.5 - 1).logits
+    return float(np.abs(outputs.numpy() / 2 + 0.5 - targets.numpy() / 255).mean())
 
 
 def pooled(maps: Tensor) -> Tensor:
@@ -87,38 +87,38 @@ def pooled(maps: Tensor) -> Tensor:
 
 def test_the_distances_are_what_they_say() -> None:
     one, other = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
-    apart = (one - other).numpy()
-    assert distance(one, other, "epe").item() == pytest.approx(pixel_distance(one, other), rel=1e-5)
-    assert distance(one, other, "l1").item() == pytest.approx(np.abs(apart).mean(), rel=1e-5)
-    assert distance(one, other, "l2").item() == pytest.approx((apart**2).mean(), rel=1e-5)
+    differences = (one - other).numpy()
+    assert distance_of(one, other, "epe").item() == pytest.approx(pixel_distance(one, other), rel=1e-5)
+    assert distance_of(one, other, "l1").item() == pytest.approx(np.abs(differences).mean(), rel=1e-5)
+    assert distance_of(one, other, "l2").item() == pytest.approx((differences**2).mean(), rel=1e-5)
 
 
 def test_the_end_point_error_has_a_finite_gradient_at_zero() -> None:
-    made = torch.zeros(1, 3, 2, 2, requires_grad=True)
-    distance(made, torch.zeros(1, 3, 2, 2), "epe").backward()
-    assert made.grad is not None
-    assert made.grad.isfinite().all()
+    output = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    distance_of(output, torch.zeros(1, 3, 2, 2), "epe").backward()
+    assert output.grad is not None
+    assert output.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("links", [[[0, 8]], [[0, 8], [1, 7]], [[1, 7]]])
-def test_the_loss_is_that_of_the_report(links: list[list[int]], tmp_path: Path) -> None:
-    exp, method, batch = started(tmp_path, f"method.links={links}".replace(" ", ""))
-    made, back = exp.student(batch.images), method.other(batch.targets)
-    terms = method.loss(made, back, batch)
-    images = pixel_distance(made.logits, batch.targets) + pixel_distance(back.logits, batch.images)
-    linked = sum(pixel_distance(made.features[i], pooled(back.features[j])) for i, j in links)
+@pytest.mark.parametrize("pairs", [[[0, 8]], [[0, 8], [1, 7]], [[1, 7]]])
+def test_the_loss_is_that_of_the_report(pairs: list[list[int]], tmp_path: Path) -> None:
+    exp, method, batch = started(tmp_path, f"method.pairs={pairs}".replace(" ", ""))
+    there, back = exp.student(batch.images), method.back(batch.targets)
+    terms = method.terms(there, back, batch)
+    images = pixel_distance(there.logits, batch.targets) + pixel_distance(back.logits, batch.images)
+    linked = sum(pixel_distance(there.features[i], pooled(back.features[j])) for i, j in pairs)
     assert sum(term.item() for term in terms.values()) == pytest.approx(0.8 * images + 0.2 * linked, rel=1e-4)
 
 
 @pytest.mark.parametrize("form", ["l1", "l2"])
-def test_images_and_links_are_compared_by_the_chosen_distance(form: str, tmp_path: Path) -> None:
+def test_images_and_maps_are_compared_by_the_chosen_distance(form: str, tmp_path: Path) -> None:
     exp, method, batch = started(tmp_path, f"method.distance={form}")
-    made, back = exp.student(batch.images), method.other(batch.targets)
-    terms = [term.item() for term in method.loss(made, back, batch).values()]
-    pairs = ((made.logits, batch.targets), (back.logits, batch.images), (made.features[0], pooled(back.features[8])))
-    apart = [(one - other).detach().numpy() for one, other in pairs]
-    there, again, link = (float((np.abs(each) if form == "l1" else each**2).mean()) for each in apart)
-    assert sorted(terms) == pytest.approx(sorted([0.8 * there, 0.8 * again, 0.2 * link]), rel=1e-4)
+    there, back = exp.student(batch.images), method.back(batch.targets)
+    terms = [term.item() for term in method.terms(there, back, batch).values()]
+    pairs = ((there.logits, batch.targets), (back.logits, batch.images), (there.features[0], pooled(back.features[8])))
+    differences = [(one - other).detach().numpy() for one, other in pairs]
+    first, second, link = (float((np.abs(each) if form == "l1" else each**2).mean()) for each in differences)
+    assert sorted(terms) == pytest.approx(sorted([0.8 * first, 0.8 * second, 0.2 * link]), rel=1e-4)
 
 
 def test_both_bridges_give_the_encoders_shape(tmp_path: Path) -> None:
@@ -133,46 +133,46 @@ def test_both_bridges_give_the_encoders_shape(tmp_path: Path) -> None:
 
 def test_a_link_sends_gradients_into_both_nets_and_the_bridge(tmp_path: Path) -> None:
     exp, method, batch = started(tmp_path, "method.bridge=conv")
-    terms = method.loss(exp.student(batch.images), method.other(batch.targets), batch)
+    terms = method.terms(exp.student(batch.images), method.back(batch.targets), batch)
     terms["link"].backward()
     assert exp.student.model.enc1[0].weight.grad.abs().sum() > 0  # type: ignore[index,union-attr]
-    assert method.other.model.dec4[0].weight.grad.abs().sum() > 0  # type: ignore[index,union-attr]
+    assert method.back.model.dec4[0].weight.grad.abs().sum() > 0  # type: ignore[index,union-attr]
     assert exp.student.model.dec4[0].weight.grad is None  # type: ignore[index,union-attr]
     assert all(parameter.grad is not None for parameter in method.bridges.parameters())
 
 
-def test_symmetric_links_lead_the_other_way_too(tmp_path: Path) -> None:
+def test_symmetric_pairs_lead_the_other_way_too(tmp_path: Path) -> None:
     exp, method, batch = started(tmp_path, "method.symmetric=true")
-    made, back = exp.student(batch.images), method.other(batch.targets)
-    there = pixel_distance(made.features[0], pooled(back.features[8]))
-    again = pixel_distance(back.features[0], pooled(made.features[8]))
-    assert method.loss(made, back, batch)["link"].item() == pytest.approx(0.2 * (there + again), rel=1e-4)
+    there, back = exp.student(batch.images), method.back(batch.targets)
+    first = pixel_distance(there.features[0], pooled(back.features[8]))
+    second = pixel_distance(back.features[0], pooled(there.features[8]))
+    assert method.terms(there, back, batch)["link"].item() == pytest.approx(0.2 * (first + second), rel=1e-4)
 
 
 def test_a_link_of_no_weight_is_no_link_to_the_last_bit(tmp_path: Path) -> None:
     weights = ("method.image_weight=1.0", "method.link_weight=0.0")
-    one, one_method, _ = trained(tmp_path, "method.links=[]", *weights)
-    other, other_method, _ = trained(tmp_path, "method.links=[[0,8]]", *weights)
+    one, one_method, _ = trained(tmp_path, "method.pairs=[]", *weights)
+    other, other_method, _ = trained(tmp_path, "method.pairs=[[0,8]]", *weights)
     assert same(copied(one.student), copied(other.student))
     assert same(copied(one_method), copied(other_method))
 
 
 def test_without_a_link_the_student_is_the_baseline_bit_for_bit(tmp_path: Path) -> None:
-    exp, _, _ = trained(tmp_path, "method.links=[]", "method.image_weight=1.0", "method.link_weight=0.0")
-    alone = exp.trained(exp.student_node, None, None, exp.plan)
-    assert same(copied(exp.student), copied(alone.model))
+    exp, _, _ = trained(tmp_path, "method.pairs=[]", "method.image_weight=1.0", "method.link_weight=0.0")
+    baseline = exp.trained(exp.student_node, None, None, exp.plan)
+    assert same(copied(exp.student), copied(baseline.model))
 
 
 def test_a_link_changes_both_nets(tmp_path: Path) -> None:
-    free = trained(tmp_path, "method.links=[]")
+    free = trained(tmp_path, "method.pairs=[]")
     linked = trained(tmp_path)
     assert not same(copied(free[0].student), copied(linked[0].student))
-    assert not same(copied(free[1].other), copied(linked[1].other))
+    assert not same(copied(free[1].back), copied(linked[1].back))
 
 
-def test_the_two_nets_begin_apart_and_the_bridge_is_trained(tmp_path: Path) -> None:
+def test_the_two_nets_begin_unlike_and_the_bridge_is_trained(tmp_path: Path) -> None:
     exp, method, stage = begun(tmp_path, "method.bridge=conv")
-    assert not torch.equal(exp.student.model.enc1[0].weight, method.other.model.enc1[0].weight)  # type: ignore[index,union-attr]
+    assert not torch.equal(exp.student.model.enc1[0].weight, method.back.model.enc1[0].weight)  # type: ignore[index,union-attr]
     before, memory = copied(method.bridges), Memory()
     fit(stage, exp.recipe, exp.runtime, memory)
     assert not same(before, copied(method.bridges))
@@ -180,39 +180,41 @@ def test_the_two_nets_begin_apart_and_the_bridge_is_trained(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("links", "said"),
+    ("pairs", "message"),
     [
-        ("[[0,10]]", r"^method.links: \[0, 10\]: the student has taps 0 to 9$"),
+        ("[[0,10]]", r"^method.pairs: \[0, 10\]: the student has taps 0 to 9$"),
         (
             "[[8,0]]",
-            r"^method.links: \[8, 0\]: maxpool does not make 2x32x32 of 2x31x31; link maps of nearly the same size$",
+            r"^method.pairs: \[8, 0\]: maxpool does not make 2x32x32 of 2x31x31; link maps of nearly the same size$",
         ),
-        ("[[1,8]]", r"^method.links: \[1, 8\]: maxpool does not make 4x15x15 of 2x32x32; link maps of nearly"),
+        ("[[1,8]]", r"^method.pairs: \[1, 8\]: maxpool does not make 4x15x15 of 2x32x32; link maps of nearly"),
     ],
 )
-def test_a_link_that_cannot_be_is_refused_in_one_line(links: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=said):
-        started(tmp_path, f"method.links={links}")
+def test_a_link_that_cannot_be_is_refused_in_one_line(pairs: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        started(tmp_path, f"method.pairs={pairs}")
 
 
-def test_both_directions_are_measured_on_pixels_and_drawn(tmp_path: Path) -> None:
+def test_both_directions_are_measured_on_pixels_and_plotted(tmp_path: Path) -> None:
     exp, method, _ = trained(tmp_path)
-    found = method.findings(exp)
+    metrics = method.metrics(exp)
     _, targets = exp.data.test
     wanted = targets.numpy() / 255
     with torch.no_grad():
-        shown = exp.student.eval()(torch.cat([batch.images for batch in exp.batches("test")])).logits.numpy() / 2 + 0.5
-    assert found["x_to_y/l1"] == pytest.approx(np.abs(shown - wanted).mean(), rel=1e-4)
+        outputs = (
+            exp.student.eval()(torch.cat([batch.images for batch in exp.batches("test")])).logits.numpy() / 2 + 0.5
+        )
+    assert metrics["x_to_y/l1"] == pytest.approx(np.abs(outputs - wanted).mean(), rel=1e-4)
     mean = exp.data.train.targets.float().mean(0).numpy() / 255
-    assert found["x_to_y/mean_image_l1"] == pytest.approx(np.abs(mean - wanted).mean(), rel=1e-4)
-    assert {"y_to_x/psnr_db", "y_to_x/epe", "x_to_y/miou"} <= set(found)
+    assert metrics["x_to_y/mean_image_l1"] == pytest.approx(np.abs(mean - wanted).mean(), rel=1e-4)
+    assert {"y_to_x/psnr_db", "y_to_x/epe", "x_to_y/miou"} <= set(metrics)
     figures = dict(method.figures(exp))
     assert list(figures) == ["strips X to Y", "strips Y to X", "recall by colour"]
     first = figures["strips X to Y"].axes
     assert [axes.get_title() for axes in first[:3]] == ["prediction", "X", "Y"]
     assert len(first) == 12
     np.testing.assert_allclose(first[2].images[0].get_array(), np.moveaxis(wanted[0], 0, 2), atol=1e-6)
-    np.testing.assert_allclose(first[0].images[0].get_array(), np.moveaxis(shown[0], 0, 2).clip(0, 1), atol=1e-5)
+    np.testing.assert_allclose(first[0].images[0].get_array(), np.moveaxis(outputs[0], 0, 2).clip(0, 1), atol=1e-5)
 
 
 def test_each_class_that_occurs_has_its_recall_as_a_coloured_bar() -> None:
@@ -225,31 +227,31 @@ def test_each_class_that_occurs_has_its_recall_as_a_coloured_bar() -> None:
 
 
 def test_each_net_is_scored_on_the_validation_split_only(tmp_path: Path) -> None:
-    exp, method, stage = told_apart(tmp_path)
+    exp, method, stage = brighter(tmp_path)
     assert stage.evaluate is not None
-    found, (images, targets) = stage.evaluate(), exp.data.val
-    assert found["l1"] == pytest.approx(pixel_l1(exp.student, images, targets), rel=1e-4)
-    assert found["y_to_x/l1"] == pytest.approx(pixel_l1(method.other, targets, images), rel=1e-4)
+    scores, (images, targets) = stage.evaluate(), exp.data.val
+    assert scores["l1"] == pytest.approx(pixel_l1(exp.student, images, targets), rel=1e-4)
+    assert scores["y_to_x/l1"] == pytest.approx(pixel_l1(method.back, targets, images), rel=1e-4)
 
 
 def test_y_to_x_scores_the_other_net_and_the_mean_training_image(tmp_path: Path) -> None:
-    exp, method, _ = told_apart(tmp_path)
-    found, (images, targets) = method.findings(exp), exp.data.test
-    assert found["y_to_x/l1"] == pytest.approx(pixel_l1(method.other, targets, images), rel=1e-4)
+    exp, method, _ = brighter(tmp_path)
+    metrics, (images, targets) = method.metrics(exp), exp.data.test
+    assert metrics["y_to_x/l1"] == pytest.approx(pixel_l1(method.back, targets, images), rel=1e-4)
     mean = exp.data.train.images.numpy().mean(0)
     expected = np.abs(images.numpy() - mean).mean() / 255
-    assert found["y_to_x/mean_image_l1"] == pytest.approx(expected, rel=1e-4)
+    assert metrics["y_to_x/mean_image_l1"] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("given", "painted", "other"), [(True, "y_to_x", "x_to_y"), (False, "x_to_y", "y_to_x")])
+@pytest.mark.parametrize(("from_labels", "painted", "other"), [(True, "y_to_x", "x_to_y"), (False, "x_to_y", "y_to_x")])
 def test_only_the_direction_that_paints_label_maps_has_miou(
-    given: bool, painted: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    from_labels: bool, painted: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exp, method, _ = begun(tmp_path)
-    monkeypatch.setattr(type(exp.data.source), "labels_given", given)
-    found = method.findings(exp)
-    assert f"{painted}/miou" in found
-    assert f"{other}/miou" not in found
+    monkeypatch.setattr(type(exp.data.source), "from_labels", from_labels)
+    metrics = method.metrics(exp)
+    assert f"{painted}/miou" in metrics
+    assert f"{other}/miou" not in metrics
 
 
 def test_every_pixel_counts_as_the_class_of_the_closest_colour() -> None:
@@ -257,10 +259,10 @@ def test_every_pixel_counts_as_the_class_of_the_closest_colour() -> None:
     truth = torch.tensor([[0, 0, 1], [1, 2, 2]])
     colours = torch.tensor(palette) / 255
     wanted = colours[truth].permute(2, 0, 1)[None].clone()
-    made = wanted + 0.02
-    made[0, :, 1, 0] = colours[0]  # one pixel of class 1 painted as class 0
-    assert closest(made, palette)[0].tolist() == [[[0, 0, 1], [0, 2, 2]]]
-    scores = label_map_scores(made, wanted, palette, ["road", "sidewalk", "car"])
+    painted = wanted + 0.02
+    painted[0, :, 1, 0] = colours[0]  # one pixel of class 1 painted as class 0
+    assert closest(painted, palette)[0].tolist() == [[[0, 0, 1], [0, 2, 2]]]
+    scores = label_map_scores(painted, wanted, palette, ["road", "sidewalk", "car"])
     assert scores["pixel_accuracy"] == pytest.approx(5 / 6)
     assert scores["recall/sidewalk"] == 0.5
     assert scores["miou"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
@@ -287,23 +289,23 @@ def test_a_tanh_cannot_reach_pink_under_the_asrun_normalization(compose: Any) ->
 
 
 def test_the_experiments_say_which_maps_are_linked_and_how(compose: Any) -> None:
-    def links(name: str) -> tuple[Any, ...]:
+    def linked(name: str) -> tuple[Any, ...]:
         node = compose(f"experiment={name}")["method"]
-        return node["links"], node["bridge"], node["link_weight"]
+        return node["pairs"], node["bridge"], node["link_weight"]
 
-    assert links("ae_exp0_cityscapes") == ([], "maxpool", 0.0)
-    assert links("ae_exp1_cityscapes") == links("ae_exp1_asrun") == ([[0, 8]], "maxpool", 0.2)
-    assert links("ae_exp2_cityscapes") == ([[0, 8], [1, 7]], "maxpool", 0.2)
-    assert links("ae_exp2_only23_cityscapes") == ([[1, 7]], "maxpool", 0.2)
-    assert links("ae_exp3_cityscapes") == ([[0, 8]], "conv", 0.2)
+    assert linked("ae_exp0_cityscapes") == ([], "maxpool", 0.0)
+    assert linked("ae_exp1_cityscapes") == linked("ae_exp1_asrun") == ([[0, 8]], "maxpool", 0.2)
+    assert linked("ae_exp2_cityscapes") == ([[0, 8], [1, 7]], "maxpool", 0.2)
+    assert linked("ae_exp2_only23_cityscapes") == ([[1, 7]], "maxpool", 0.2)
+    assert linked("ae_exp3_cityscapes") == ([[0, 8]], "conv", 0.2)
 
 
 def test_a_baseline_translator_learns_the_distance_to_its_target(tmp_path: Path) -> None:
     exp = experiment(tmp_path, "method=reconstruction", *PAIRS)
     method = exp.method(config(tmp_path, "method=reconstruction", *PAIRS)["method"])
     batch = next(exp.batches("val"))
-    made = exp.student(batch.images)
-    terms = method.loss(Outputs(made.logits, []), None, batch)
+    output = exp.student(batch.images).logits
+    terms = method.loss(Outputs(output, []), batch)
     assert {name: term.item() for name, term in terms.items()} == {
-        "epe": pytest.approx(pixel_distance(made.logits, batch.targets), rel=1e-4)
+        "epe": pytest.approx(pixel_distance(output, batch.targets), rel=1e-4)
     }

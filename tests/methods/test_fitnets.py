@@ -5,17 +5,23 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import Memory, config, copied, experiment, same
+from tiny import Memory, assembled, config, copied, experiment, same
 from torch import Tensor
 
 from kdrun.core.experiment import Experiment
 from kdrun.errors import ConfigError
-from kdrun.methods.fitnets import FitNets, Regressor, choose
-from kdrun.train.loop import fit, one_step
-from kdrun.train.stage import Batch, Outputs
-from kdrun.train.training import Training
+from kdrun.methods.base import choose
+from kdrun.methods.fitnets import FitNets, Regressor
+from kdrun.train.loop import Training, fit, one_step
+from kdrun.train.stage import Batch, Outputs, Step
 
 Shape = tuple[int, ...]
+
+
+@pytest.fixture(scope="module")
+def exp(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """An experiment of one epoch."""
+    return experiment(tmp_path_factory.mktemp("fitnets"), "method=fitnets")
 
 
 @pytest.mark.parametrize(
@@ -28,8 +34,11 @@ Shape = tuple[int, ...]
         ({"decay_end": 2, "kd_weight": 1.0, "kd_weight_end": 3.0}, [2, 3, 3, 3, 3, 3]),
     ],
 )
-def test_the_soft_weight_falls_linearly_from_start_to_end(settings: dict[str, float], weights: list[float]) -> None:
+def test_the_soft_weight_falls_linearly_from_start_to_end(
+    settings: dict[str, float], weights: list[float], exp: Experiment
+) -> None:
     method = FitNets(**settings)  # type: ignore[arg-type]
+    method.setup(exp)
     assert [method.soft_weight(epoch) for epoch in range(1, 7)] == pytest.approx(weights)
 
 
@@ -68,28 +77,28 @@ def test_the_regressor_leads_from_any_shape_to_that_of_the_hint(
     guided: Shape, hint: Shape, weights: Shape, activation: str, pieces: int
 ) -> None:
     torch.manual_seed(0)
-    made = Regressor(torch.Size(guided), torch.Size(hint), activation)  # type: ignore[arg-type]
-    mapped = made(torch.randn(5, *guided[1:]))
+    regressor = Regressor(torch.Size(guided), torch.Size(hint), activation)  # type: ignore[arg-type]
+    mapped = regressor(torch.randn(5, *guided[1:]))
     assert mapped.shape == (5, *hint[1:])
-    assert next(made.parameters()).shape == (pieces * weights[0], *weights[1:])
+    assert next(regressor.parameters()).shape == (pieces * weights[0], *weights[1:])
     assert bool((mapped < 0).any()) == (activation != "relu")
 
 
 def test_the_papers_regressor_maps_layer_four_to_layer_two(tmp_path: Path) -> None:
-    words = ("dataset.size=28", "method=scratch")
-    nets = [experiment(tmp_path, f"student={name}", "teacher=none", *words) for name in ("maxout6", "maxout3")]
-    student, teacher = (exp.shapes(exp.student) for exp in nets)
+    words = ("dataset.size=28", "method=fitnets", "student=maxout6", "teacher=maxout3")
+    models = assembled(config(tmp_path, *words))
+    student, teacher = (models.exp.shapes(models.models()[role]) for role in ("student", "teacher"))
     assert (student[3], teacher[1]) == ((1, 16, 4, 4), (1, 48, 4, 4))
     method = FitNets(hint=1, guided=3, regressor="maxout")
     method.connect(student, teacher)
-    assert next(method.regressor.parameters()).shape == (2 * 48, 16, 1, 1)
+    assert next(method.mapping.parameters()).shape == (2 * 48, 16, 1, 1)
 
 
 def test_maxout_takes_the_larger_of_two_linear_pieces() -> None:
-    made = Regressor(torch.Size((1, 3)), torch.Size((1, 2)), "maxout")
+    regressor = Regressor(torch.Size((1, 3)), torch.Size((1, 2)), "maxout")
     feature = torch.randn(4, 3)
-    pieces = feature @ made.layer[1].weight.T + made.layer[1].bias
-    torch.testing.assert_close(made(feature), torch.maximum(pieces[:, :2], pieces[:, 2:]))
+    pieces = feature @ regressor.layer[1].weight.T + regressor.layer[1].bias
+    torch.testing.assert_close(regressor(feature), torch.maximum(pieces[:, :2], pieces[:, 2:]))
 
 
 def test_a_student_map_below_the_teachers_size_is_refused() -> None:
@@ -115,25 +124,26 @@ def test_the_default_hint_has_the_rank_of_the_guided_layer() -> None:
     ):
         method = FitNets()
         method.connect([guided], teacher)
-        assert method.hint == hint
+        assert method.teacher_tap == hint
 
 
 def test_a_tap_that_the_model_lacks_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^method.hint: 2 is out of range: the teacher has taps 0 to 1$"):
         choose("hint", 2, [torch.Size((1, 3))] * 2, "teacher", range(2))
-    with pytest.raises(ConfigError, match=r"^student.taps: method fitnets needs a tap in the student"):
+    with pytest.raises(ConfigError, match=r"^student.taps: the method needs a tap in the student"):
         choose("guided", None, [], "student", [])
 
 
-def test_the_second_stage_has_no_factor_t_squared() -> None:
+def test_the_second_stage_has_no_factor_t_squared(exp: Experiment) -> None:
     method = FitNets(ce_weight=0.5, kd_weight=8.0, decay_end=4, temperature=5.0)
+    method.setup(exp)
     student, teacher = torch.randn(2, 6, 5)
     labels = torch.arange(6) % 5
     batch = Batch(torch.zeros(6), labels, labels, labels, 2)
-    found = method.loss(Outputs(student, []), Outputs(teacher, []), batch)
+    terms = method.loss(Outputs(student, []), Outputs(teacher, []), batch)
     soft = -(F.softmax(teacher / 5, 1) * F.log_softmax(student / 5, 1)).sum() / 6
-    torch.testing.assert_close(found["kd"], 4.0 * soft)
-    torch.testing.assert_close(found["ce"], 0.5 * F.nll_loss(F.log_softmax(student, 1), labels))
+    torch.testing.assert_close(terms["kd"], 4.0 * soft)
+    torch.testing.assert_close(terms["ce"], 0.5 * F.nll_loss(F.log_softmax(student, 1), labels))
 
 
 NETS = ("teacher=resnet8", "student=resnet8", "method=fitnets", "optimizer=sgd", "optimizer.lr=0.1", "batch_size=8")
@@ -145,14 +155,13 @@ def hinted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, dict[s
     out = tmp_path_factory.mktemp("hinted")
     overrides = [*NETS, "method.guided=1", "method.hint=1", "method.hint_epochs=4", "teacher.recipe.epochs=1"]
     exp, memory = experiment(out, *overrides), Memory()
-    assert exp.teacher is not None
     student, teacher = copied(exp.student), copied(exp.teacher.model)
     method = exp.method(config(out, *overrides)["method"])
     fit(next(method.stages(exp)), exp.recipe, exp.runtime, memory)
     return exp, student, teacher, memory
 
 
-def test_the_hint_stage_trains_nothing_behind_the_guided_layer(
+def test_the_hint_stage_trains_no_layer_behind_the_guided_one(
     hinted: tuple[Experiment, dict[str, Tensor], dict[str, Tensor], Memory],
 ) -> None:
     exp, student, _, _ = hinted
@@ -165,7 +174,6 @@ def test_the_hint_stage_leaves_the_teacher_as_it_is(
     hinted: tuple[Experiment, dict[str, Tensor], dict[str, Tensor], Memory],
 ) -> None:
     exp, _, teacher, _ = hinted
-    assert exp.teacher is not None
     assert same(copied(exp.teacher.model), teacher)
 
 
@@ -185,12 +193,40 @@ def test_the_hint_loss_is_half_the_mean_squared_distance(tmp_path: Path) -> None
     batch = next(stage.stream.epoch(1))
     stage.modules.eval()
     with torch.no_grad():
-        hint = stage.given(batch)
-        guess = method.regressor(exp.student(batch.images).features[0])
-        found = stage.updates[0].loss(batch, hint)["hint"]
-    assert exp.teacher is not None
-    assert torch.equal(hint, exp.teacher(batch.images).features[0])
-    assert float(found) == pytest.approx(3 * 0.5 * float((guess - hint).square().sum()) / guess.numel(), rel=1e-5)
+        hint = exp.teacher(batch.images).features[0]
+        guess = method.mapping(exp.student(batch.images).features[0])
+        distance = stage.updates[0].loss(Step(batch, stage))["hint"]
+    assert float(distance) == pytest.approx(3 * 0.5 * float((guess - hint).square().sum()) / guess.numel(), rel=1e-5)
+
+
+def test_hint_and_guided_layer_may_have_different_places(tmp_path: Path) -> None:
+    exp = experiment(tmp_path, *NETS)
+    method = FitNets(hint=2, guided=1)
+    stage = next(method.stages(exp))
+    batch = next(stage.stream.epoch(1))
+    stage.modules.eval()
+    with torch.no_grad():
+        hint = exp.teacher(batch.images).features[2]
+        guess = method.mapping(exp.student(batch.images).features[1])
+        distance = stage.updates[0].loss(Step(batch, stage))["hint"]
+    assert float(distance) == pytest.approx(0.5 * float((guess - hint).square().sum()) / guess.numel(), rel=1e-5)
+
+
+def test_the_hint_score_is_the_mean_over_validation_images(tmp_path: Path) -> None:
+    exp = experiment(tmp_path, *NETS, "dataset.train_count=600", "dataset.val_fraction=0.5")
+    method = FitNets(hint=1, guided=1)
+    stage = next(method.stages(exp))
+    assert len([None for _ in exp.batches("val")]) == 2  # of 256 and of 44 images
+    distances = []
+    stage.modules.eval()
+    with torch.no_grad():
+        for batch in exp.batches("val"):
+            hint = exp.teacher(batch.images).features[1]
+            guess = method.mapping(exp.student(batch.images).features[1])
+            distances.append(0.5 * (guess - hint).square().flatten(1).mean(1))
+    stage.modules.train()
+    assert stage.evaluate is not None
+    assert stage.evaluate()["hint"] == pytest.approx(float(torch.cat(distances).mean()), rel=1e-5)
 
 
 def test_the_second_stage_starts_from_the_firsts_best_epoch(tmp_path: Path) -> None:
@@ -214,7 +250,7 @@ def test_lr_scale_sets_the_rate_of_the_hint_trained_layers(scale: float, tmp_pat
     stages = exp.method(config(tmp_path, *overrides)["method"]).stages(exp)
     next(stages)
     stage = stages.send({"hint": 0.0})
-    training = Training.begun(stage, exp.recipe, exp.runtime)
+    training = Training.begin(stage, exp.recipe, exp.runtime)
     groups = training.optimizers[0].param_groups
     assert [group["lr"] for group in groups] == ([0.1] if scale == 1 else [0.1, pytest.approx(0.1 * scale)])
     before = copied(exp.student.model)

@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import Memory, config, copied, experiment, same
+from tiny import Memory, assembled, config, copied, experiment, same
 from torch import Tensor
 
 from kdrun.core.experiment import Experiment
 from kdrun.core.models import Trained
 from kdrun.errors import ConfigError
-from kdrun.methods.gskd import GSKD, lessened
-from kdrun.run.assembly import rehearsed
+from kdrun.methods.gskd import GSKD, with_less_ce
+from kdrun.methods.kd import KD, soft_loss
 from kdrun.store import files
+from kdrun.train.stage import Step
 
 CHAIN = ("teacher=mlp_100", "student=mlp_100", "method=gskd", "method.students=[mlp_16,mlp_32]")
 
@@ -25,7 +26,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("store")
 
 
-def grown(out: Path, *overrides: str) -> tuple[Experiment, dict[str, Tensor], Memory, GSKD]:
+def distilled(out: Path, *overrides: str) -> tuple[Experiment, dict[str, Tensor], Memory, GSKD]:
     exp, memory = experiment(out, *CHAIN, *overrides), Memory()
     method: Any = exp.method(config(out, *CHAIN, *overrides)["method"])
     exp.follow(method, memory.journal)
@@ -54,40 +55,53 @@ def test_the_loss_is_that_of_the_paper(reduction: str, parts: int, tmp_path: Pat
     stage = next(exp.method(config(tmp_path, *CHAIN, *words)["method"]).stages(exp))
     manifest = stored(tmp_path)[-1]
     assert manifest["name"] == "mlp_32"
-    assert exp.teacher is not None
     batch = next(stage.stream.epoch(1))
-    previous = exp.links[-1]
+    previous = exp.chain[-1]
     with torch.no_grad():
         nets = (exp.student, exp.teacher.model, previous.model)
         student, teacher, older = (net(batch.images).logits.double().numpy() for net in nets)
-        terms = stage.updates[0].loss(batch, exp.teacher(batch.images))
-    said = log_softmax(student)
-    expected = (1 - 0.3 - 0.2) * -said[range(len(said)), batch.targets.tolist()].mean()
+        terms = stage.updates[0].loss(Step(batch, stage))
+    own = log_softmax(student)
+    expected = (1 - 0.3 - 0.2) * -own[range(len(own)), batch.targets.tolist()].mean()
     for weight, model, t in ((0.3, teacher, 3), (0.2, older, 5)):
         log = log_softmax(model / t)
-        expected += weight * t**2 * (np.exp(log) * (log - log_softmax(student / t))).sum() / len(said) / parts
+        expected += weight * t**2 * (np.exp(log) * (log - log_softmax(student / t))).sum() / len(own) / parts
     assert float(sum(terms.values())) == pytest.approx(expected, rel=1e-4)
 
 
+def test_gradients_are_summed_from_the_previous_student_back(out: Path) -> None:
+    exp = experiment(out, *CHAIN)
+    stage = next(exp.method(config(out, *CHAIN)["method"]).stages(exp))
+    batch, weights = next(stage.stream.epoch(1)), list(exp.student.parameters())
+    terms = stage.updates[0].loss(Step(batch, stage))
+    own = torch.autograd.grad(terms["ce"] + terms["kd"] + terms["previous"], weights)
+    with torch.no_grad():
+        teacher, older = exp.teacher(batch.images), exp.chain[-1](batch.images).logits
+    student = exp.student(batch.images)  # what comes last goes backward first: the order decides the last bit
+    losses = KD(0.9 - 0.05, 0.1, 3.0).loss(student, teacher, batch)
+    previous = 0.05 * 3.0**2 * soft_loss(student.logits, older, 3.0)
+    expected = torch.autograd.grad(losses["ce"] + losses["kd"] + previous, weights)
+    assert all(torch.equal(*pair) for pair in zip(own, expected, strict=True))
+
+
 def test_each_student_learns_from_the_teacher_and_the_one_before(tmp_path: Path) -> None:
-    exp, _, _, _ = grown(tmp_path)
-    assert exp.teacher is not None
-    links = {manifest["name"]: manifest for manifest in stored(tmp_path) if manifest["key"] != exp.teacher.key}
-    assert list(links) == ["mlp_16", "mlp_32"]
-    assert {link["fields"]["teacher"] for link in links.values()} == {exp.teacher.key}
-    assert "students" not in links["mlp_16"]["fields"]["method"]  # the smallest: by the base method
-    assert len(links["mlp_32"]["fields"]["method"]["students"]) == 1
+    exp, _, _, _ = distilled(tmp_path)
+    chain = {manifest["name"]: manifest for manifest in stored(tmp_path) if manifest["key"] != exp.teacher.key}
+    assert list(chain) == ["mlp_16", "mlp_32"]
+    assert {link["fields"]["teacher"] for link in chain.values()} == {exp.teacher.key}
+    assert "students" not in chain["mlp_16"]["fields"]["method"]  # the smallest: by the base method
+    assert len(chain["mlp_32"]["fields"]["method"]["students"]) == 1
 
 
-def test_the_previous_students_learn_by_the_given_weights(tmp_path: Path) -> None:
-    asked = {"previous_weight": 0.25, "temperature": 7.0, "reduction": "mean"}
-    grown(tmp_path, *(f"method.{key}={value}" for key, value in asked.items()))
+def test_the_previous_students_learn_by_the_same_weights(tmp_path: Path) -> None:
+    settings = {"previous_weight": 0.25, "temperature": 7.0, "reduction": "mean"}
+    distilled(tmp_path, *(f"method.{key}={value}" for key, value in settings.items()))
     link = next(manifest for manifest in stored(tmp_path) if manifest["name"] == "mlp_32")["fields"]["method"]
-    assert {key: link[key] for key in asked} == asked
+    assert {key: link[key] for key in settings} == settings
 
 
 def test_the_chain_is_trained_by_the_runs_recipe_seed_and_data(tmp_path: Path) -> None:
-    grown(tmp_path, "seed=5", "epochs=2", "teacher.seed=3", "dataset.train_size=40")
+    distilled(tmp_path, "seed=5", "epochs=2", "teacher.seed=3", "dataset.train_size=40")
     for manifest in stored(tmp_path)[1:]:
         fields = manifest["fields"]
         assert (fields["seed"], fields["recipe"]["epochs"], fields["split"][2]) == (5, 2, 40)
@@ -97,9 +111,9 @@ def test_the_previous_student_and_the_teacher_stay_as_they_are(out: Path) -> Non
     exp = experiment(out, *CHAIN)
     stages = exp.method(config(out, *CHAIN)["method"]).stages(exp)
     stage = next(stages)
-    frozen = [link.model for link in exp.links]
+    frozen = [link.model for link in exp.chain]
     before = [copied(model) for model in frozen]
-    terms = stage.updates[0].loss(next(stage.stream.epoch(1)), exp.teacher and exp.teacher(torch.zeros(32, 1, 12, 12)))
+    terms = stage.updates[0].loss(Step(next(stage.stream.epoch(1)), stage))
     sum(terms.values()).backward()  # type: ignore[union-attr]
     assert all(same(copied(model), was) for model, was in zip(frozen, before, strict=True))
     assert all(parameter.grad is None for model in frozen for parameter in model.parameters())
@@ -107,7 +121,7 @@ def test_the_previous_student_and_the_teacher_stay_as_they_are(out: Path) -> Non
 
 @pytest.mark.parametrize("base", ["blkd", "fitnets", "gan"])
 def test_previous_weight_0_is_the_base_method_bit_for_bit(base: str, out: Path) -> None:
-    _, weights, memory, _ = grown(out, f"method.base={base}", "method.previous_weight=0")
+    _, weights, memory, _ = distilled(out, f"method.base={base}", "method.previous_weight=0")
     plain, other = Memory(), experiment(out, *CHAIN[:2], f"method={base}")
     other.follow(other.method(config(out, *CHAIN[:2], f"method={base}")["method"]), plain.journal)
     assert same(weights, copied(other.student))
@@ -116,7 +130,7 @@ def test_previous_weight_0_is_the_base_method_bit_for_bit(base: str, out: Path) 
 
 
 def test_no_students_before_it_make_it_the_base_method(out: Path) -> None:
-    _, weights, _, _ = grown(out, "method.students=[]")
+    _, weights, _, _ = distilled(out, "method.students=[]")
     other = experiment(out, *CHAIN[:2], "method=blkd")
     other.follow(other.method(config(out, *CHAIN[:2], "method=blkd")["method"]), Memory().journal)
     assert same(weights, copied(other.student))
@@ -126,70 +140,74 @@ def test_no_students_before_it_make_it_the_base_method(out: Path) -> None:
 def test_a_base_of_several_stages_uses_the_previous_student_too(base: str, out: Path) -> None:
     words = ["method.previous_weight=0.05", f"method.base={base}"]
     words += ["method.base.assistants=[mlp_32]"] if base == "takd" else []
-    _, _, memory, _ = grown(out, *words)
+    _, _, memory, _ = distilled(out, *words)
     assert "loss/previous" in memory.rows[-1]
     assert "loss/previous" not in memory.rows[0] or base != "fitnets"
 
 
 def test_a_weight_comes_off_the_labels_of_the_innermost_base() -> None:
     inner = {"ce_weight": 0.9, "kd_weight": 0.1}
-    assert lessened(inner, 0.4) == {"ce_weight": 0.5, "kd_weight": 0.1}
-    assert lessened({"base": inner, "ce_weight": 0.3}, 0.4) == {"base": {**inner, "ce_weight": 0.5}, "ce_weight": 0.3}
+    assert with_less_ce(inner, 0.4) == {"ce_weight": 0.5, "kd_weight": 0.1}
+    assert with_less_ce({"base": inner, "ce_weight": 0.3}, 0.4) == {
+        "base": {**inner, "ce_weight": 0.5},
+        "ce_weight": 0.3,
+    }
 
 
 def test_more_weight_than_the_labels_have_is_refused(out: Path) -> None:
     with pytest.raises(ConfigError) as refused:
-        grown(out, "method.base=kd", "method.previous_weight=0.2")
+        distilled(out, "method.base=kd", "method.previous_weight=0.2")
     assert str(refused.value) == "method.previous_weight: 0.2 is taken from method.base.ce_weight, which is 0.1"
     with pytest.raises(ConfigError, match="which does not exist"):
-        lessened({"lr": 1.0}, 0.1)
+        with_less_ce({"lr": 1.0}, 0.1)
 
 
 def test_a_chain_that_shrinks_is_refused(out: Path) -> None:
     with pytest.raises(ConfigError, match=r"method\.students: mlp_100 has 15,\d+ parameters, the next student 2,\d+"):
-        grown(out, "student=mlp_16", "method.students=[mlp_100]")
+        distilled(out, "student=mlp_16", "method.students=[mlp_100]")
 
 
-def test_the_grown_student_teaches_a_second_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_new_teacher_teaches_a_second_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taught: list[Trained] = []
     taught_by = Experiment.taught_by
     monkeypatch.setattr(Experiment, "taught_by", lambda self, one: taught.append(one) or taught_by(self, one))
-    exp, _, _, method = grown(tmp_path, "method.new_teacher=mlp_100", "method.students=[mlp_16]")
+    exp, _, _, method = distilled(tmp_path, "method.new_teacher=mlp_100", "method.students=[mlp_16]")
     manifests = stored(tmp_path)
-    assert exp.teacher is not None
     new = next(each for each in manifests if each["name"] == "mlp_100" and each["fields"]["teacher"] == exp.teacher.key)
     assert taught[-1].key == new["key"]
-    assert len(new["fields"]["method"]["students"]) == 1  # it was grown, not taught at once
+    assert len(new["fields"]["method"]["students"]) == 1  # it grew, and was not taught at once
     assert [each["fields"]["teacher"] for each in manifests if each["name"] == "mlp_16"] == [
         exp.teacher.key,
         new["key"],
     ]
 
-    found, scores = method.findings(exp), [exp.scores(each.model, "test")["top1"] for each in (exp.teacher, taught[-1])]
-    assert found["new_teacher/top1_gain"] == pytest.approx(scores[1] - scores[0])
-    assert [key for key in found if key.startswith("link")] == [
-        "link1_mlp_16/top1",
-        "link2_mlp_100/top1",
-        "link3_mlp_16/top1",
+    metrics, scores = (
+        method.metrics(exp),
+        [exp.scores(each.model, "test")["top1"] for each in (exp.teacher, taught[-1])],
+    )
+    assert metrics["new_teacher/top1_gain"] == pytest.approx(scores[1] - scores[0])
+    assert [key for key in metrics if key.startswith("chain")] == [
+        "chain1_mlp_16/top1",
+        "chain2_mlp_100/top1",
+        "chain3_mlp_16/top1",
     ]
 
 
 def test_a_rehearsal_goes_through_every_link_once(out: Path) -> None:
     words = ("method.students=[mlp_16,mlp_30,mlp_32]", "method.new_teacher=mlp_100")
-    made, exp = config(out, *CHAIN, *words), experiment(out, *CHAIN, *words)
-    seen = [sketch.model for sketch in rehearsed(exp, made, made["teacher"])]
+    seen = [summary.model for summary in assembled(config(out, *CHAIN, *words)).rehearse()]
     chain = ["mlp_16", "mlp_30", "mlp_32", "mlp_100"]
     assert seen == ["mlp_100", *chain, *chain]
 
 
-def test_a_chain_of_trained_links_trains_none_of_them_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, weights, _, _ = grown(tmp_path)
+def test_a_chain_of_trained_models_trains_none_of_them_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, weights, _, _ = distilled(tmp_path)
 
     def untrained(*args: Any) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(Experiment, "_train", untrained)
-    _, again, _, _ = grown(tmp_path)
+    _, again, _, _ = distilled(tmp_path)
     assert same(again, weights)
 
 
@@ -198,10 +216,10 @@ def test_each_link_of_a_chain_is_scored_on_the_test_split(method: str, out: Path
     chain = "method.assistants=[mlp_32]" if method == "takd" else "method.students=[mlp_32]"
     words = ("teacher=mlp_100", "student=mlp_100", f"method={method}", chain)
     exp = experiment(out, *words)
-    made: Any = exp.method(config(out, *words)["method"])
-    exp.follow(made, Memory().journal)
-    link = next(link for link in exp.links if link.name == "mlp_32")
+    chained: Any = exp.method(config(out, *words)["method"])
+    exp.follow(chained, Memory().journal)
+    link = next(link for link in exp.chain if link.name == "mlp_32")
     logits, targets = exp.predict(link.model, "test")
-    assert made.findings(exp) == {
-        "link1_mlp_32/top1": pytest.approx(float((logits.argmax(1) == targets).float().mean()))
+    assert chained.metrics(exp) == {
+        "chain1_mlp_32/top1": pytest.approx(float((logits.argmax(1) == targets).float().mean()))
     }

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
+import pickle
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Union, cast, get_args, get_origin
 
 import pytest
 import torch
-from tiny import COMPOSER, Memory, config, copied, experiment, same
+from tiny import COMPOSER, Memory, assembled, config, copied, experiment, same
 from torch import Tensor, nn
 
-from kdrun.config.build import target
+from kdrun.config.build import Builder, hints_of
 from kdrun.config.places import CONF
-from kdrun.errors import Interrupted
-from kdrun.methods.base import Method
+from kdrun.config.values import INTERVAL
+from kdrun.core.models import reads
+from kdrun.core.rehearsal import Rehearsal
+from kdrun.errors import ConfigError, Interrupted
+from kdrun.methods.base import AnyMethod, Method, Teacherless
 from kdrun.store.checkpoint import journals
 from kdrun.store.record import Record
 from kdrun.train import loop as trainer
 from kdrun.train.stage import Batch, Outputs
+from kdrun.train.taps import Tapped
 
 METHODS = COMPOSER.options.names("method")
+NODES = {name: COMPOSER.compose([f"method={name}"])["method"] for name in METHODS}
 
 DATA = {
     "classification": ("dataset=synthetic", "dataset.train_count=40"),
@@ -45,19 +56,28 @@ class Training:
     """Parameters that no stage has sent a gradient."""
 
 
+def class_of(name: str) -> type[AnyMethod]:
+    return cast(type[AnyMethod], Builder().target(NODES[name], "method"))
+
+
+def arguments(name: str) -> dict[str, Any]:
+    """What the method's YAML sets, as arguments of its class."""
+    return {key: value for key, value in NODES[name].items() if key not in ("name", "_target_")}
+
+
 def overrides(name: str) -> list[str]:
     """What makes a tiny run of the method, with the student and the teacher that its header's command names."""
     header = (CONF / "method" / f"{name}.yaml").read_text()
-    made = target(COMPOSER.compose([f"method={name}"])["method"], "method")
+    method = class_of(name)
     nets = re.findall(r"(?:student|teacher)=\w+", header) if "student=" in header else NETS
-    if made.task == "classification" and nets is not NETS:
+    if method.task == "classification" and nets is not NETS:
         nets.append("dataset.pad_to=32")  # some nets take no smaller images
-    return [f"method={name}", *nets, *DATA[made.task], *SHORT]
+    return [f"method={name}", *nets, *DATA[method.task], *SHORT]
 
 
 def train(name: str, out: Path) -> Training:
     exp, memory = experiment(out, *overrides(name)), Memory()
-    before = copied(exp.teacher.model) if exp.teacher else {}
+    before = copied(exp.teacher.model) if exp.teachers else {}
     pushed: set[int] = set()
     descend = trainer.descend
 
@@ -72,7 +92,7 @@ def train(name: str, out: Path) -> Training:
         exp.follow(exp.method(config(out, *overrides(name))["method"]), memory.journal)
     named = {key: parameter for stage in memory.stages for key, parameter in stage.modules.named_parameters()}
     idle = [key for key, parameter in named.items() if parameter.requires_grad and id(parameter) not in pushed]
-    after = copied(exp.teacher.model) if exp.teacher else {}
+    after = copied(exp.teacher.model) if exp.teachers else {}
     return Training(copied(exp.student), memory.rows, (before, after), idle)
 
 
@@ -139,22 +159,155 @@ def test_a_method_without_a_loss_says_so() -> None:
     class Empty(Method):
         pass
 
+    class Student(Teacherless):
+        pass
+
+    outputs, batch = Outputs(torch.zeros(1), []), Batch(*[torch.zeros(1)] * 4, 1)
     with pytest.raises(TypeError, match=r"^Empty defines neither loss nor stages$"):
-        Empty().loss(Outputs(torch.zeros(1), []), None, Batch(*[torch.zeros(1)] * 4, 1))
+        Empty().loss(outputs, outputs, batch)
+    with pytest.raises(TypeError, match=r"^Student defines neither loss nor stages$"):
+        Student().loss(outputs, batch)
 
 
 def test_a_method_with_only_a_loss_trains_its_own_parameters_too(tmp_path: Path) -> None:
-    class Scaled(Method):
-        needs_teacher = False
+    class Scaled(Teacherless):
+        reads: ClassVar = frozenset({"logits", "features"})
 
         def connect(self, student: list[torch.Size], teacher: list[torch.Size]) -> None:
             assert (student, teacher) == ([torch.Size((1, 16))], [])
             self.scale = nn.Parameter(torch.ones(()))
 
-        def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-            assert teacher is None
+        def loss(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
             return {"ce": nn.functional.cross_entropy(self.scale * student.logits, batch.targets)}
 
-    method, exp = Scaled(), experiment(tmp_path, "method=scratch")
+    exp = experiment(tmp_path, "method=scratch")
+    exp = replace(exp, student=Tapped(exp.student.model, exp.student_node["taps"]))
+    method = Scaled()
     exp.follow(method, Memory().journal)
     assert float(method.scale.detach()) != 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_reads_exactly_what_it_declares(name: str, out: Path) -> None:
+    pieces = assembled(config(out, *overrides(name)))
+    rehearsal = Rehearsal.of(pieces.exp)
+    if pieces.teacher:
+        rehearsal = replace(rehearsal, teachers=(rehearsal.trained(pieces.teacher),))
+    rehearsal.rehearse(pieces.method)
+    assert rehearsal.read | {"logits"} == reads(Builder(), pieces.config["method"])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_argument_of_a_method_has_a_value_in_its_yaml(name: str) -> None:
+    assert arguments(name).keys() == {field.name for field in fields(cast(Any, class_of(name))) if field.init}
+
+
+def undocumented(cls: type) -> Iterator[str]:
+    """The names of the arguments that the class body annotates, but has no text below."""
+    body = cast(ast.ClassDef, ast.parse(inspect.getsource(cls)).body[0]).body
+    for statement, below in zip(body, [*body[1:], ast.Pass()], strict=True):
+        if not isinstance(statement, ast.AnnAssign) or ast.unparse(statement.annotation).startswith("ClassVar"):
+            continue
+        no_argument = statement.value is not None and ast.unparse(statement.value) == "field(init=False)"
+        text = below.value if isinstance(below, ast.Expr) else None
+        if not no_argument and not (isinstance(text, ast.Constant) and isinstance(text.value, str)):
+            yield ast.unparse(statement.target)
+
+
+CLASSES = sorted(
+    {
+        cls
+        for name in METHODS
+        for cls in class_of(name).__mro__
+        if cls.__module__ not in (AnyMethod.__module__, nn.Module.__module__) and issubclass(cls, AnyMethod)
+    },
+    key=lambda cls: cls.__name__,
+)
+"""Of all methods, and those that they derive from."""
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_below_each_argument_stands_what_it_is_for(cls: type[AnyMethod]) -> None:
+    assert list(undocumented(cls)) == []
+
+
+class Undocumented(Method):
+    task: ClassVar[str] = "classification"
+    one: float = 1.0
+    """Has a text."""
+    two: float = 2.0
+    three: float = 3.0
+
+
+def test_an_argument_without_a_text_below_it_is_noticed() -> None:
+    assert list(undocumented(Undocumented)) == ["two", "three"]
+
+
+def another(hint: Any, value: Any) -> Any:
+    """A value that is allowed where ``value`` is, and is another; of what has no such at hand the same."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        parts = next((match for match in map(INTERVAL.fullmatch, marks(hint)) if match), None)
+        high = float(parts[3]) if parts else math.inf
+        return value + 1 if value + 1 < high else (value + high) / 2
+    choices = [choice for choice in get_args(hint) if isinstance(choice, str) and choice != value]
+    return choices[0] if isinstance(value, str) and choices else value
+
+
+def marks(hint: Any) -> list[str]:
+    """The texts that an annotation carries, its ranges among them."""
+    own = [mark for mark in get_args(hint)[1:] if isinstance(mark, str)] if get_origin(hint) is Annotated else []
+    return own + [mark for part in get_args(hint) if get_origin(hint) in (Union, UnionType) for mark in marks(part)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_copied_or_pickled_method_keeps_its_arguments(name: str) -> None:
+    cls = class_of(name)
+    values = {key: another(hints_of(cls).get(key), value) for key, value in arguments(name).items()}
+    method = cls(**values)
+    for copy in (deepcopy(method), pickle.loads(pickle.dumps(method))):
+        assert {key: getattr(copy, key) for key in values} == values
+        assert copy.needs_teacher == method.needs_teacher
+        assert not vars(copy).keys() ^ vars(method).keys()
+
+
+def outside(hint: Any) -> Iterator[Any]:
+    """Values of the right type, each just outside a range that the annotation names."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        for match in filter(None, map(INTERVAL.fullmatch, marks(hint))):
+            for closed, end, way in ((match[1] == "[", float(match[2]), -1), (match[4] == "]", float(match[3]), 1)):
+                if math.isfinite(end):
+                    beyond = int(end) + way if parts[0] is int else math.nextafter(end, way * math.inf)
+                    yield beyond if closed else parts[0](end)
+    elif origin in (Union, UnionType):
+        for part in parts:
+            yield from outside(part)
+    elif origin is tuple:
+        for value in outside(parts[0]):
+            yield [value] * len(parts)
+    elif parts and origin is not dict:
+        yield from ([value] for value in outside(parts[0]))
+
+
+BEYOND = [
+    (name, key, value)
+    for name in METHODS
+    for key, hint in hints_of(class_of(name)).items()
+    for value in outside(hint)
+    if class_of(name) not in map(class_of, METHODS[: METHODS.index(name)])
+]
+"""Once for each class: an argument, and a value out of its range."""
+
+
+@pytest.mark.parametrize(("name", "key", "value"), BEYOND)
+def test_an_argument_out_of_range_is_refused_in_python_too(name: str, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key}(\[0\])*: .* is out of range [\[(]"):
+        class_of(name)(**{**arguments(name), key: value})
+
+
+def test_ranges_in_unions_and_lists_have_values_out_of_range() -> None:
+    for expected in (("fitnets", "decay_end", 0), ("zskd", "scales", [0.0]), ("ae_cross", "pairs", [[-1, -1]])):
+        assert expected in BEYOND
+    assert {value for _, key, value in BEYOND if key == "label_smoothing"} == {-5e-324, 1.0}

@@ -18,7 +18,7 @@ from kdrun.models import loading
 from kdrun.models.heads import Head
 from kdrun.report.cost import parameters
 from kdrun.store import weights
-from kdrun.train.stage import Outputs
+from kdrun.train.stage import Outputs, Step
 
 NET = (
     "student=byot_resnet18",
@@ -33,11 +33,11 @@ NET = (
 def tensors(n: int = 5, classes: int = 4, features: int = 6) -> tuple[Outputs, list[tuple[Tensor, Tensor]], Tensor]:
     generator = torch.Generator().manual_seed(0)
 
-    def drawn(width: int) -> Tensor:
+    def random(width: int) -> Tensor:
         return torch.randn(n, width, generator=generator).requires_grad_()
 
-    deepest = Outputs(drawn(classes), [drawn(3), drawn(features)])
-    return deepest, [(drawn(classes), drawn(features)) for _ in range(3)], torch.tensor([0, 3, 1, 2, 1])
+    deepest = Outputs(random(classes), [random(3), random(features)])
+    return deepest, [(random(classes), random(features)) for _ in range(3)], torch.tensor([0, 3, 1, 2, 1])
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -49,23 +49,23 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(softmax(logits)[np.arange(len(labels)), labels]).mean())
 
 
-def by_hand(deepest: Outputs, said: list[tuple[Tensor, Tensor]], labels: Tensor, weight: dict[str, float]) -> float:
+def by_hand(deepest: Outputs, shallow: list[tuple[Tensor, Tensor]], labels: Tensor, weight: dict[str, float]) -> float:
     """The formula of the report, corrected: KL is KL, T^2, nothing but CE for the deepest."""
     y, zc = labels.numpy(), deepest.logits.detach().numpy()
     fc, t = deepest.features[-1].detach().numpy(), weight["temperature"]
     total = weight["deepest"] * cross_entropy(zc, y)
-    for logits, feature in said:
+    for logits, feature in shallow:
         z, f = logits.detach().numpy(), feature.detach().numpy()
         p, q = softmax(zc / t), softmax(z / t)
         kl = float((p * np.log(p / q)).sum(1).mean())
         squares = (f - fc) ** 2
-        apart = squares.mean() if weight["mean"] else squares.sum()
-        total += weight["ce"] * cross_entropy(z, y) + weight["kd"] * t**2 * kl + weight["feature"] * float(apart)
+        distance = squares.mean() if weight["mean"] else squares.sum()
+        total += weight["ce"] * cross_entropy(z, y) + weight["kd"] * t**2 * kl + weight["feature"] * float(distance)
     return total
 
 
 @pytest.mark.parametrize(
-    ("made", "weight"),
+    ("method", "weight"),
     [
         (SelfDistill(), {"deepest": 1, "ce": 0.8, "kd": 0.2, "temperature": 3, "feature": 0.5, "mean": True}),
         (
@@ -75,19 +75,19 @@ def by_hand(deepest: Outputs, said: list[tuple[Tensor, Tensor]], labels: Tensor,
     ],
     ids=["report", "paper's code"],
 )
-def test_the_loss_is_the_corrected_formula(made: SelfDistill, weight: dict[str, float]) -> None:
-    deepest, said, labels = tensors()
-    found = sum(term.item() for term in made.terms(deepest, said, labels).values())
-    assert found == pytest.approx(by_hand(deepest, said, labels, weight), rel=1e-5)
+def test_the_loss_is_the_corrected_formula(method: SelfDistill, weight: dict[str, float]) -> None:
+    deepest, shallow, labels = tensors()
+    total = sum(term.item() for term in method.terms(deepest, shallow, labels).values())
+    assert total == pytest.approx(by_hand(deepest, shallow, labels, weight), rel=1e-5)
 
 
 @pytest.mark.parametrize("detached", [True, False])
 def test_detach_deepest_decides_if_teaching_trains_the_deepest(detached: bool) -> None:
-    deepest, said, labels = tensors()
-    terms = SelfDistill(detach_deepest=detached).terms(deepest, said, labels)
+    deepest, shallow, labels = tensors()
+    terms = SelfDistill(detach_deepest=detached).terms(deepest, shallow, labels)
     (terms["kd"] + terms["feature"] + terms["ce"]).backward()
     assert (deepest.logits.grad is None, deepest.features[-1].grad is None) == (detached, detached)
-    assert all(logits.grad is not None and feature.grad is not None for logits, feature in said)
+    assert all(logits.grad is not None and feature.grad is not None for logits, feature in shallow)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_shallow_losses_train_the_blocks_but_not_the_deepest(
 ) -> None:
     exp, method = trained
     stage, net = next(method.stages(exp)), cast(Any, exp.student.eval().model)
-    terms: Any = stage.updates[0].loss(next(iter(stage.stream.epoch(1))), None)
+    terms: Any = stage.updates[0].loss(Step(next(stage.stream.epoch(1)), stage))
     first = [next(block.parameters()) for block in (net.conv1, net.layer1, net.layer2, net.layer3)]
     assert all(grad.any() for grad in torch.autograd.grad(terms["ce"], first, retain_graph=True))
     deepest = [*net.layer4.parameters(), *net.fc.parameters()]
@@ -115,10 +115,10 @@ def test_every_epoch_scores_all_classifiers_and_the_student(
     trained: tuple[Experiment, SelfDistill],
 ) -> None:
     exp, method = trained
-    found, own = method.evaluate(exp), exp.scores(exp.student)
-    assert list(found)[:2] == ["top1", "loss"]
-    assert {name: found[name] for name in own} == pytest.approx(own)
-    assert {name.partition("/")[0] for name in list(found)[2:]} == {
+    scores, own = method.evaluate(exp), exp.scores(exp.student)
+    assert list(scores)[:2] == ["top1", "loss"]
+    assert {name: scores[name] for name in own} == pytest.approx(own)
+    assert {name.partition("/")[0] for name in list(scores)[2:]} == {
         *(f"classifier{place}" for place in (1, 2, 3)),
         "ensemble",
     }
@@ -128,22 +128,22 @@ def test_the_metrics_of_the_last_classifier_are_the_students(
     trained: tuple[Experiment, SelfDistill],
 ) -> None:
     exp, method = trained
-    found = method.findings(exp)
-    assert [name for name in found if name.endswith("/top1")] == [
+    metrics = method.metrics(exp)
+    assert [name for name in metrics if name.endswith("/top1")] == [
         *(f"classifier{place}/top1" for place in (1, 2, 3, 4)),
         "ensemble/top1",
     ]
     own = exp.scores(exp.student, "test")
-    assert (found["classifier4/top1"], found["classifier4/loss"]) == pytest.approx((own["top1"], own["loss"]))
+    assert (metrics["classifier4/top1"], metrics["classifier4/loss"]) == pytest.approx((own["top1"], own["loss"]))
     batch = next(exp.batches("test"))
     with torch.no_grad():
-        said = exp.student.eval()(batch.images)
+        deepest = exp.student.eval()(batch.images)
         heads: Any = exp.student.model.heads
-        shallow = [head(feature)[0].numpy() for head, feature in zip(heads, said.features, strict=False)]
+        shallow = [head(feature)[0].numpy() for head, feature in zip(heads, deepest.features, strict=False)]
     y = batch.targets.numpy()
-    assert found["classifier2/loss"] == pytest.approx(cross_entropy(shallow[1], y), rel=1e-4)
-    mean = np.mean([softmax(z) for z in (*shallow, said.logits.numpy())], axis=0)
-    assert found["ensemble/loss"] == pytest.approx(-np.log(mean[np.arange(len(y)), y]).mean(), rel=1e-4)
+    assert metrics["classifier2/loss"] == pytest.approx(cross_entropy(shallow[1], y), rel=1e-4)
+    mean = np.mean([softmax(z) for z in (*shallow, deepest.logits.numpy())], axis=0)
+    assert metrics["ensemble/loss"] == pytest.approx(-np.log(mean[np.arange(len(y)), y]).mean(), rel=1e-4)
 
 
 def test_the_net_kept_without_heads_gives_the_same_logits(
@@ -155,7 +155,7 @@ def test_the_net_kept_without_heads_gives_the_same_logits(
     state = loading.read(path)
     assert state
     assert not any(name.startswith("heads.") for name in state)
-    again = exp.fresh(exp.student_node, 7)
+    again = exp.initialised(exp.student_node, 7)
     loading.fill(again.model, state, path, "student")
     images = next(exp.batches("test")).images
     with torch.no_grad():

@@ -22,8 +22,8 @@ def distilled(out: Path, *overrides: str) -> tuple[Experiment, dict[str, Tensor]
 
 def stored(out: Path) -> dict[str, dict[str, Any]]:
     """The manifests in the store by the name of the model."""
-    found = out.glob("models/*/manifest.json")
-    return {path.parent.name.rpartition("-")[0]: files.read_json(path) for path in found}
+    paths = out.glob("models/*/manifest.json")
+    return {path.parent.name.rpartition("-")[0]: files.read_json(path) for path in paths}
 
 
 def test_each_model_of_the_chain_is_taught_by_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +33,6 @@ def test_each_model_of_the_chain_is_taught_by_the_one_before(tmp_path: Path, mon
     monkeypatch.setattr(Experiment, "taught_by", lambda self, teacher: last.append(teacher) or taught_by(self, teacher))
     exp.follow(exp.method(config(tmp_path, "method=takd", CHAIN)["method"]), Memory().journal)
     manifests = stored(tmp_path)
-    assert exp.teacher is not None
     assert manifests["mlp_16"]["key"] == exp.teacher.key
     assert manifests["mlp_100"]["fields"]["teacher"] == exp.teacher.key
     assert manifests["mlp_32"]["fields"]["teacher"] == manifests["mlp_100"]["key"]
@@ -80,8 +79,8 @@ def test_an_empty_chain_is_the_base_method_to_the_last_bit(base: str, tmp_path: 
 @pytest.mark.parametrize("chain", ["method=takd method.assistants=[resnet8]", "method=gskd method.students=[resnet8]"])
 def test_no_link_is_moved_by_those_that_it_teaches(chain: str, tmp_path: Path) -> None:
     exp, _, _ = distilled(tmp_path, *chain.split(), "teacher=resnet14", "student=resnet14", "dataset.train_count=64")
-    assert [link.name for link in exp.links] == ["resnet14", "resnet8"]
-    for link in exp.links:
+    assert [link.name for link in exp.chain] == ["resnet14", "resnet8"]
+    for link in exp.chain:
         assert link.folder is not None
         assert same(dict(link.model.model.state_dict()), load_file(link.folder / "model.safetensors"))
 
@@ -91,6 +90,14 @@ def test_a_stored_assistant_gives_the_same_bits_as_a_new_one(tmp_path: Path) -> 
     _, trained_now, _ = distilled(tmp_path, *overrides)
     _, from_store, _ = distilled(tmp_path, *overrides)
     assert same(trained_now, from_store)
+
+
+def test_a_link_whose_method_trains_models_asks_for_its_own(tmp_path: Path) -> None:
+    words = ["method=takd", "method.assistants=[mlp_32]", "method.base=adv_basic", "student=mlp_100"]
+    exp, _, _ = distilled(tmp_path, *words, "method.base.discriminator_epochs=1")
+    names = sorted(path.name.rpartition("-")[0] for path in tmp_path.glob("models/*/"))
+    assert names == ["mlp_100", "mlp_16", "mlp_32", "mlp_32"]  # assistant and student, each alone at first
+    assert [link.name for link in exp.chain] == ["mlp_16", "mlp_32", "mlp_100"]  # what a link asked for is its own
 
 
 def test_a_longer_chain_is_another_training(tmp_path: Path) -> None:

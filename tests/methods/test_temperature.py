@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import Memory, config, experiment
+from tiny import Memory, assembled, config, experiment
 
 from kdrun.core.experiment import Experiment
 from kdrun.errors import ConfigError
 from kdrun.methods.temperature import Temperature
-from kdrun.run.assembly import tried
 
 PLACES = (1, 5, 10, 15, 20, 40, 60)
 WORDS = ("method=temperature", "teacher=none", "epochs=3", "dataset.train_count=300")
@@ -30,8 +29,8 @@ def test_temperature_raises_entropy_and_lowers_the_maximum(
     studied: tuple[Experiment, Temperature],
 ) -> None:
     exp, method = studied
-    found = method.findings(exp)
-    entropies, tops = ([found[f"{name}_T{place}"] for place in PLACES] for name in ("entropy", "top"))
+    metrics = method.metrics(exp)
+    entropies, tops = ([metrics[f"{name}_T{place}"] for place in PLACES] for name in ("entropy", "top"))
     assert entropies == sorted(set(entropies))
     assert tops == sorted(set(tops), reverse=True)
     assert entropies[-1] < np.log(10)
@@ -59,7 +58,7 @@ def test_the_printed_formula_would_not_know_its_temperature(studied: tuple[Exper
     assert method.probabilities(exp)[0].numpy() == pytest.approx(printed[0], rel=1e-4)
 
 
-def test_the_image_is_the_first_of_its_class_or_the_given_one(studied: tuple[Experiment, Temperature]) -> None:
+def test_the_image_is_the_first_of_its_class_or_the_one_indexed(studied: tuple[Experiment, Temperature]) -> None:
     exp, _ = studied
     targets = exp.data.test.targets.tolist()
     assert Temperature(sample_label=3).sample(exp) == targets.index(3)
@@ -79,7 +78,7 @@ def test_a_missing_image_is_refused_before_training(tmp_path: Path) -> None:
     exp = experiment(tmp_path, *words)
     with pytest.raises(ConfigError, match=r"^method.sample_index: there are only 30 test images$"):
         next(exp.method(config(tmp_path, *words)["method"]).stages(exp))
-    assert tried(config(tmp_path, *words), exp.runtime, exp.listen, exp.notice)  # whose own images are two
+    assert assembled(config(tmp_path, *words)).rehearse()  # whose own images are two
 
 
 def test_the_figure_has_the_image_and_a_line_per_temperature(studied: tuple[Experiment, Temperature]) -> None:

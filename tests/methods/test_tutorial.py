@@ -19,20 +19,20 @@ LABELS = torch.tensor([0, 3, 1])
 SEEN = Batch(LABELS, LABELS, LABELS, LABELS, 1)
 
 
-def said(*features: torch.Tensor) -> Outputs:
+def outputs(*features: torch.Tensor) -> Outputs:
     return Outputs(torch.randn(3, 4), list(features))
 
 
 def test_the_cosine_of_the_pooled_features_is_that_of_numpy() -> None:
-    method, student, teacher = Cosine(), said(torch.randn(3, 2, 2, 2)), said(torch.randn(3, 6, 2, 2))
+    method, student, teacher = Cosine(), outputs(torch.randn(3, 2, 2, 2)), outputs(torch.randn(3, 6, 2, 2))
     method.connect([torch.Size((1, 2, 2, 2))], [torch.Size((1, 6, 2, 2))])
-    found = method.loss(student, teacher, SEEN)
-    apart = []
+    terms = method.loss(student, teacher, SEEN)
+    distances = []
     for guess, hint in zip(student.features[0].flatten(1).numpy(), teacher.features[0].flatten(1).numpy(), strict=True):
         short = [hint[3 * place : 3 * place + 3].mean() for place in range(8)]
-        apart.append(1 - np.dot(guess, short) / np.linalg.norm(guess) / np.linalg.norm(short))
-    assert float(found["cosine"]) == pytest.approx(0.25 * np.mean(apart), rel=1e-5)
-    torch.testing.assert_close(found["ce"], 0.75 * F.nll_loss(F.log_softmax(student.logits, 1), LABELS))
+        distances.append(1 - np.dot(guess, short) / np.linalg.norm(guess) / np.linalg.norm(short))
+    assert float(terms["cosine"]) == pytest.approx(0.25 * np.mean(distances), rel=1e-5)
+    torch.testing.assert_close(terms["ce"], 0.75 * F.nll_loss(F.log_softmax(student.logits, 1), LABELS))
 
 
 def test_pooling_by_two_is_average_pooling_as_in_the_tutorial() -> None:
@@ -47,17 +47,17 @@ def test_features_that_are_no_multiple_are_refused() -> None:
 
 
 def test_the_hint_is_the_mean_squared_error_after_the_regressor() -> None:
-    method, student, teacher = HintJoint(), said(torch.randn(3, 2, 5, 5)), said(torch.randn(3, 6, 5, 5))
+    method, student, teacher = HintJoint(), outputs(torch.randn(3, 2, 5, 5)), outputs(torch.randn(3, 6, 5, 5))
     method.connect([torch.Size((1, 2, 5, 5))], [torch.Size((1, 6, 5, 5))])
     assert method.regressor.weight.shape == (6, 2, 3, 3)
     with torch.no_grad():
-        found = method.loss(student, teacher, SEEN)
+        terms = method.loss(student, teacher, SEEN)
         padded = F.pad(student.features[0], (1, 1, 1, 1))
         guess = torch.einsum("ncijab,ocab->noij", padded.unfold(2, 3, 1).unfold(3, 3, 1), method.regressor.weight)
         guess += method.regressor.bias[:, None, None]
     squares = (guess - teacher.features[0]).square().sum()
-    assert float(found["hint"]) == pytest.approx(0.25 * float(squares) / guess.numel(), rel=1e-4)
-    torch.testing.assert_close(found["ce"], 0.75 * F.nll_loss(F.log_softmax(student.logits, 1), LABELS))
+    assert float(terms["hint"]) == pytest.approx(0.25 * float(squares) / guess.numel(), rel=1e-4)
+    torch.testing.assert_close(terms["ce"], 0.75 * F.nll_loss(F.log_softmax(student.logits, 1), LABELS))
 
 
 @pytest.mark.parametrize("guided", [(1, 2, 4, 4), (1, 2)])
@@ -69,10 +69,10 @@ def test_maps_of_two_sizes_are_refused_with_both(guided: tuple[int, ...]) -> Non
 
 
 def test_the_middle_taps_of_the_tutorials_pair_are_its_last_maps(tmp_path: Path) -> None:
-    look = ("dataset.channels=3", "dataset.size=32", "dataset.mean=[0.5,0.5,0.5]", "dataset.std=[0.5,0.5,0.5]")
-    exp = experiment(tmp_path, "teacher=deep_cnn", "student=light_cnn", *look, "fast_dev_run=true", "method=kd")
+    data = ("dataset.channels=3", "dataset.size=32", "dataset.mean=[0.5,0.5,0.5]", "dataset.std=[0.5,0.5,0.5]")
+    exp = experiment(tmp_path, "teacher=deep_cnn", "student=light_cnn", *data, "fast_dev_run=true", "method=cosine")
     student, teacher = exp.shapes(exp.student), exp.shapes(exp.teacher)
     assert (student[1][1:], teacher[1][1:]) == ((16, 8, 8), (32, 8, 8))
     for method in (Cosine(), HintJoint()):
         method.connect(student, teacher)
-        assert (method.guided, method.hint) == (1, 1)
+        assert (method.student_tap, method.teacher_tap) == (1, 1)

@@ -140,10 +140,10 @@ COUNTS = [
 
 def build(name: str, channels: int, classes: int, size: int) -> nn.Module:
     node = read(name)
-    made = load(node.pop("_target_"))
+    build = load(node.pop("_target_"))
     del node["taps"]
     node.pop("recipe", None)  # how it is trained as a teacher
-    return made(channels, classes, size, **node)
+    return build(channels, classes, size, **node)
 
 
 def read(name: str) -> dict[str, Any]:
@@ -153,8 +153,8 @@ def read(name: str) -> dict[str, Any]:
 
 def load(target: str) -> Callable[..., nn.Module]:
     module, _, name = target.rpartition(".")
-    found: Callable[..., nn.Module] = getattr(import_module(module), name)
-    return found
+    target: Callable[..., nn.Module] = getattr(import_module(module), name)
+    return target
 
 
 class Run(NamedTuple):
@@ -164,7 +164,7 @@ class Run(NamedTuple):
     model: nn.Module
     images: Tensor
     outputs: Outputs
-    heard: list[Tensor]  # copies of the features, taken when they came out
+    captured: list[Tensor]  # copies of the features, taken when they came out
     classified: Tensor | None  # what the last linear layer gave
 
 
@@ -174,17 +174,17 @@ def run(request: pytest.FixtureRequest) -> Run:
     shape, _ = SHAPES[request.param]
     model = build(request.param, shape[1], CLASSES, shape[-1])
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    heard: dict[Any, Tensor] = {}
+    captured: dict[Any, Tensor] = {}
     taps = read(request.param)["taps"]
     for tap in taps:
         model.get_submodule(tap).register_forward_hook(
-            lambda module, args, output, tap=tap: heard.update({tap: output.detach().clone()})
+            lambda module, args, output, tap=tap: captured.update({tap: output.detach().clone()})
         )
     for last in linear[-1:]:
-        last.register_forward_hook(lambda module, args, output: heard.update(last=output))
+        last.register_forward_hook(lambda module, args, output: captured.update(last=output))
     images = torch.randn(shape)
     outputs = Tapped(model, taps)(images)
-    return Run(request.param, model, images, outputs, [heard[tap] for tap in taps], heard.get("last"))
+    return Run(request.param, model, images, outputs, [captured[tap] for tap in taps], captured.get("last"))
 
 
 def test_every_model_states_its_shapes_here() -> None:
@@ -225,8 +225,8 @@ def test_classifiers_give_logits_and_translators_give_images(run: Run) -> None:
     assert run.outputs.logits.shape == wanted
 
 
-def test_nothing_writes_into_a_tapped_feature(run: Run) -> None:
-    assert all(torch.equal(*pair) for pair in zip(run.outputs.features, run.heard, strict=True))
+def test_no_layer_writes_into_a_tapped_feature(run: Run) -> None:
+    assert all(torch.equal(*pair) for pair in zip(run.outputs.features, run.captured, strict=True))
 
 
 def test_the_last_linear_layer_gives_the_logits(run: Run) -> None:
@@ -239,7 +239,7 @@ def test_every_parameter_outside_shallow_heads_gets_a_gradient(run: Run) -> None
     assert [name for name in without if not name.startswith("heads.")] == []
 
 
-def test_the_global_generator_alone_decides_the_initial_weights(run: Run) -> None:
+def test_the_global_generator_decides_the_initial_weights(run: Run) -> None:
     _, channels, _, size = run.images.shape
     torch.manual_seed(0)
     again, other = (dict(build(run.name, channels, CLASSES, size).named_parameters()) for _ in range(2))

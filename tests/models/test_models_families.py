@@ -233,9 +233,9 @@ def test_a_net_is_the_formula_of_its_source(cls: Any, size: int, arguments: dict
     torch.manual_seed(0)
     model, images = stirred(cls(3, 5, size, **arguments)), torch.randn(2, 3, size, size, dtype=torch.float64)
     torch.manual_seed(1)  # the same draws of dropout on both sides
-    found = model(images)
+    outputs = model(images)
     torch.manual_seed(1)
-    torch.testing.assert_close(found, formula(images, *weighted(model)))
+    torch.testing.assert_close(outputs, formula(images, *weighted(model)))
 
 
 def residual(x: Tensor, block: nn.Module) -> Tensor:
@@ -303,22 +303,22 @@ def test_heads_bring_every_tap_to_the_form_of_the_deepest(cls: Any, size: int, t
     assert features[-1].shape == (2, *shape)
     assert len(model.heads) == len(features) - 1
     for head, feature in zip(model.heads, features, strict=False):
-        shallow, brought = head(feature)
+        shallow, projected = head(feature)
         assert shallow.shape == logits.shape
-        assert brought.shape == features[-1].shape
+        assert projected.shape == features[-1].shape
 
 
 def test_a_resnet18_head_is_a_bottleneck_with_a_strided_middle() -> None:
     torch.manual_seed(0)
     head = OwnTeacherResNet18(3, 7, 32).heads[1]
     one, two, three = (module for module in head.modules() if isinstance(module, nn.Conv2d))
-    x = made = torch.randn(2, 128, 16, 16)
+    x = hidden = torch.randn(2, 128, 16, 16)
     for weight, stride in ((one, 1), (two, 4), (three, 1)):
-        made = F.conv2d(made, weight.weight, weight.bias, stride)
-        spread = made.var((0, 2, 3), unbiased=False, keepdim=True)
-        made = ((made - made.mean((0, 2, 3), keepdim=True)) / (spread + 1e-5).sqrt()).clamp(min=0)
-    assert made.shape == (2, 512, 4, 4)
-    torch.testing.assert_close(head(x)[1], made.mean((2, 3)), rtol=1e-4, atol=1e-4)
+        hidden = F.conv2d(hidden, weight.weight, weight.bias, stride)
+        spread = hidden.var((0, 2, 3), unbiased=False, keepdim=True)
+        hidden = ((hidden - hidden.mean((0, 2, 3), keepdim=True)) / (spread + 1e-5).sqrt()).clamp(min=0)
+    assert hidden.shape == (2, 512, 4, 4)
+    torch.testing.assert_close(head(x)[1], hidden.mean((2, 3)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("cls", "size"), [(SelfDistill4, 32), (OwnTeacherResNet18, 8)])

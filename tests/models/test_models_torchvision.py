@@ -36,13 +36,13 @@ def test_a_dotted_path_is_a_tap() -> None:
 def test_no_activation_writes_into_a_tapped_feature(net: str) -> None:
     model = from_torchvision(3, 7, 32, net)
     taps = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
-    heard: dict[str, torch.Tensor] = {}
+    captured: dict[str, torch.Tensor] = {}
     for tap in taps:
         model.get_submodule(tap).register_forward_hook(
-            lambda module, args, output, tap=tap: heard.update({tap: output.clone()})
+            lambda module, args, output, tap=tap: captured.update({tap: output.clone()})
         )
     features = Tapped(model, taps)(torch.randn(2, 3, 32, 32)).features
-    assert [tap for tap, feature in zip(taps, features, strict=True) if not torch.equal(feature, heard[tap])] == []
+    assert [tap for tap, feature in zip(taps, features, strict=True) if not torch.equal(feature, captured[tap])] == []
 
 
 def test_a_stem_for_small_images_keeps_their_size() -> None:
@@ -119,3 +119,8 @@ def test_weights_that_fit_no_stem_for_small_images_are_refused(tmp_path: Path) -
     path = save(from_torchvision(3, 7, 32, "resnet18"), tmp_path / "large_stem.pt")
     with pytest.raises(InputError, match=r"conv1\.weight"):
         from_torchvision(3, 7, 32, "resnet18", weights=str(path), small_images=True)
+
+
+def test_a_size_that_no_patches_fill_is_refused_with_a_way_out() -> None:
+    with pytest.raises(ValueError, match=r"^vit_b_16 does not take 8x8 images \(.*patch.*\): set dataset.pad_to$"):
+        from_torchvision(1, 10, 8, "vit_b_16")

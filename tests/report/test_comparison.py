@@ -18,11 +18,12 @@ from kdrun.report.labels import labels
 from kdrun.report.lines import Run, gather
 from kdrun.run.run import run
 from kdrun.store import files
+from kdrun.store.format import RECORD_FORMAT
 from kdrun.train.metrics import TASKS
 
 TOP1 = TASKS["classification"][0]
 CLAIMS = {
-    "mlp_16": {"base": 0.5, "kd": 0.625, "kd_t20": 0.25, "link1_mlp_100/top1": 0.875},
+    "mlp_16": {"base": 0.5, "kd": 0.625, "kd_t20": 0.25, "chain1_mlp_100/top1": 0.875},
     "cnn": {"base": 0.75, "implausible": "it has no eyes"},
 }
 
@@ -33,15 +34,16 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
     for method in ("kd", "takd"):
         for seed in (1, 2):
-            made(out, f"sweep/{method}{seed}", f"method={method}", "teacher=cnn", f"seed={seed}")
-    made(out, "base", "method=scratch", "teacher=none", "seed=3")
+            ran(out, f"sweep/{method}{seed}", f"method={method}", "teacher=cnn", f"seed={seed}")
+    ran(out, "base", "method=scratch", "teacher=none", "seed=3")
     (out / "sweep/failed").mkdir()
     (out / "sweep/failed/config.yaml").write_text("seed: 3\n")
-    files.write_json(out / "sweep/failed/summary.json", {"status": "failed", "error": "distill: loss kd is not finite"})
+    failure = {"status": "failed", "format": RECORD_FORMAT, "error": "distill: loss kd is not finite"}
+    files.write_json(out / "sweep/failed/summary.json", failure)
     return out
 
 
-def made(out: Path, name: str, *overrides: str) -> dict[str, Any]:
+def ran(out: Path, name: str, *overrides: str) -> dict[str, Any]:
     return run({**config(out, *overrides), "claims": CLAIMS}, out / name, list(overrides))
 
 
@@ -52,8 +54,8 @@ def summaries(out: Path, pattern: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def rows(out: Path) -> dict[str, dict[str, str]]:
     """The csv of all runs by its lines' labels."""
-    assert main(["report", str(out / "sweep"), str(out / "base"), "--out", str(out / "found")]) == 0
-    with (out / "found/report.csv").open() as file:
+    assert main(["report", str(out / "sweep"), str(out / "base"), "--out", str(out / "tables")]) == 0
+    with (out / "tables/report.csv").open() as file:
         return {row["line"]: row for row in csv.DictReader(file)}
 
 
@@ -69,10 +71,10 @@ def test_models_that_differ_only_in_seed_share_a_line(rows: dict[str, dict[str, 
 def test_means_sds_and_differences_are_those_of_the_summaries(out: Path, rows: dict[str, dict[str, str]]) -> None:
     runs = [summary["models"] for summary in summaries(out, "sweep/kd*/summary.json")]
     own = [models["student"]["test"]["top1"] for models in runs]
-    apart = [models["student"]["test"]["top1"] - models["alone"]["test"]["top1"] for models in runs]
+    differences = [models["student"]["test"]["top1"] - models["baseline"]["test"]["top1"] for models in runs]
     line = rows["mlp_16 by kd"]
     assert (float(line["top1_mean"]), float(line["top1_sd"])) == pytest.approx((mean(own), stdev(own)))
-    assert float(line["top1_difference_mean"]) == pytest.approx(mean(apart))
+    assert float(line["top1_difference_mean"]) == pytest.approx(mean(differences))
     assert rows["mlp_16 alone"]["top1_difference_mean"] == rows["cnn teacher"]["top1_sd"] == ""
 
 
@@ -86,25 +88,25 @@ def test_claims_stand_beside_what_they_speak_of(rows: dict[str, dict[str, str]])
     }
 
 
-def test_what_runs_changed_of_what_a_claim_is_of_is_said(out: Path) -> None:
+def test_the_report_names_what_runs_changed_of_the_claims_source(out: Path) -> None:
     runs = loaded(out)
     for one in runs:
         one.summary["overrides"] = ["experiment=x", "seed=1", "method=kd", "epochs=1", "+student.width=4"]
-    said = "claims are of what the source ran; runs beside them were changed by epochs=1 student.width=4"
-    assert departures(gather(runs)) == [said]
+    line = "claims are for the source's settings; the compared runs differ in epochs=1 student.width=4"
+    assert departures(gather(runs)) == [line]
     for one in runs:
         one.summary["overrides"] = ["experiment=x", "seed=1"]
     assert departures(gather(runs)) == []
 
 
 def test_a_quick_run_is_in_no_table(out: Path, tmp_path: Path) -> None:
-    from kdrun.cli.report import read
+    from kdrun.cli.report import finished_runs
 
     folder = tmp_path / "sweep"
     shutil.copytree(out / "sweep", folder)
     quick = next(folder.glob("kd*/config.yaml"))
     quick.write_text(quick.read_text().replace("fast_dev_run: false", "fast_dev_run: true"))
-    runs, others = read([folder])
+    runs, others = finished_runs([folder])
     assert quick.parent not in [run.folder for run in runs]
     assert f"{quick.parent}: a quick run (fast_dev_run=true), which measures nothing" in others
 
@@ -115,13 +117,13 @@ def test_a_claim_that_its_experiment_doubts_is_marked(rows: dict[str, dict[str, 
     assert rows["mlp_16 by takd"]["claimed"] == rows["mlp_16 by takd"]["implausible"] == ""
 
 
-def test_a_chain_costs_its_links_too(out: Path, rows: dict[str, dict[str, str]]) -> None:
+def test_a_chain_costs_what_its_models_cost_too(out: Path, rows: dict[str, dict[str, str]]) -> None:
     runs = summaries(out, "sweep/takd*/summary.json")
-    seconds = [one["models"]["student"]["seconds"] + one["links"][0]["seconds"] for one in runs]
-    assert float(rows["mlp_16 by takd"]["seconds_mean"]) == pytest.approx(mean(seconds))
+    seconds = [one["models"]["student"]["train_seconds"] + one["chain"][0]["train_seconds"] for one in runs]
+    assert float(rows["mlp_16 by takd"]["train_seconds_mean"]) == pytest.approx(mean(seconds))
     assert [part.partition(":")[0] for part in rows["mlp_16 by takd"]["stages"].split()] == ["distill", "mlp_100"]
-    assert float(rows["mlp_16 by takd"]["asked_mean"]) == 2 * 81
-    assert float(rows["mlp_16 by kd"]["asked_mean"]) == 81
+    assert float(rows["mlp_16 by takd"]["teacher_images_mean"]) == 2 * 81
+    assert float(rows["mlp_16 by kd"]["teacher_images_mean"]) == 81
 
 
 def test_the_report_is_printed_and_written_and_lists_failures(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,43 +133,43 @@ def test_the_report_is_printed_and_written_and_lists_failures(out: Path, capsys:
     assert "| mlp_16 by kd | 2 |" in text
     assert "62.50 % (+12.50 pp)" in text
     assert "62.50 % (+12.50 pp)" in printed
-    for shown in (text, printed):
-        assert "75.00 % !" in shown
-        assert shown.count("! what is claimed of cnn is implausible: it has no eyes") == shown.count(" !") == 1
+    for page in (text, printed):
+        assert "75.00 % !" in page
+        assert page.count("! what is claimed of cnn is implausible: it has no eyes") == page.count(" !") == 1
     assert "failed: failed distill: loss kd is not finite" in text
     assert "![losses-synthetic.png](losses-synthetic.png)" in text
     assert (out / "sweep/losses-synthetic.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_folder_of_runs_and_sweeps_is_reported_in_full(out: Path) -> None:
-    from kdrun.cli.report import read
+    from kdrun.cli.report import finished_runs
 
-    runs, others = read([out])
+    runs, others = finished_runs([out])
     assert sorted(one.folder.name for one in runs) == ["base", "kd1", "kd2", "takd1", "takd2"]
     assert len(others) == 1
 
 
-def test_given_teachers_have_one_line_for_each_set_of_weights(tmp_path: Path) -> None:
-    from kdrun.cli.report import read
+def test_external_teachers_have_one_line_for_each_set_of_weights(tmp_path: Path) -> None:
+    from kdrun.cli.report import finished_runs
 
     for seed in (1, 2):
-        made(tmp_path, "given", "method=scratch", "teacher=none", f"seed={seed}", "baseline=false")
-        shutil.copy(tmp_path / "given/student.safetensors", tmp_path / "teacher.safetensors")
-        shutil.rmtree(tmp_path / "given")
-        made(tmp_path, f"run{seed}", "method=kd", f"teacher.checkpoint={tmp_path}/teacher.safetensors")
-    found = [line for line in gather(read([tmp_path])[0]) if line.how == "given"]
-    assert [len(line.models) for line in found] == [1, 1]
-    assert all(label.startswith("mlp_16 given, ") for label in labels(found))
+        ran(tmp_path, "source", "method=scratch", "teacher=none", f"seed={seed}", "baseline=false")
+        shutil.copy(tmp_path / "source/student.safetensors", tmp_path / "teacher.safetensors")
+        shutil.rmtree(tmp_path / "source")
+        ran(tmp_path, f"run{seed}", "method=kd", f"teacher.checkpoint={tmp_path}/teacher.safetensors")
+    lines = [line for line in gather(finished_runs([tmp_path])[0]) if line.how == "external"]
+    assert [len(line.models) for line in lines] == [1, 1]
+    assert all(label.startswith("mlp_16 external, ") for label in labels(lines))
 
 
 def test_a_teacher_like_the_student_is_not_counted_as_a_baseline(tmp_path: Path) -> None:
-    from kdrun.cli.report import read
+    from kdrun.cli.report import finished_runs
 
     same = ("teacher=mlp_16", "teacher.recipe.epochs=1", "epochs=1", "teacher.recipe.batch_size=8", "batch_size=8")
     for seed in (0, 1):
-        made(tmp_path, f"run{seed}", "method=kd", *same, f"seed={seed}")
-    found = dict(zip(labels(lines := gather(read([tmp_path])[0])), lines, strict=True))
-    assert {label: len(line.models) for label, line in found.items()} == {
+        ran(tmp_path, f"run{seed}", "method=kd", *same, f"seed={seed}")
+    by_label = dict(zip(labels(lines := gather(finished_runs([tmp_path])[0])), lines, strict=True))
+    assert {label: len(line.models) for label, line in by_label.items()} == {
         "mlp_16 teacher": 1,
         "mlp_16 alone": 2,
         "mlp_16 by kd": 2,
@@ -184,24 +186,24 @@ def test_every_score_is_reported_and_accuracies_in_percent(out: Path, rows: dict
     wrong = [100 * test["top1_teacher_wrong"] for test in tests]
     assert cells["top1_teacher_wrong"] == f"{mean(wrong):.2f} ± {stdev(wrong):.2f} %"
     assert cells["agreement"].startswith(f"{mean(test['agreement'] for test in tests):.4f} ±")
-    takd = next(table for table in grids(gather(loaded(out))) if "takd: findings" in table.title)
-    assert takd.rows[0][0] == "link1_mlp_100/top1"
+    takd = next(table for table in grids(gather(loaded(out))) if "takd: metrics of the method" in table.title)
+    assert takd.rows[0][0] == "chain1_mlp_100/top1"
     assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d % \(claimed 87\.50 %\)", takd.rows[0][1])
 
 
 def test_scores_where_the_teacher_errs_need_a_single_teacher(out: Path) -> None:
     runs = loaded(out)
-    alone = next(line for line in gather(runs) if line.how == "alone")
-    assert len(alone.scores("top1_teacher_wrong")) == 2
+    baseline = next(line for line in gather(runs) if line.how == "alone")
+    assert len(baseline.scores("top1_teacher_wrong")) == 2
     runs[0].summary["models"]["teacher"]["key"] = "another"
-    alone = next(line for line in gather(runs) if line.how == "alone")
-    assert alone.scores("top1_teacher_wrong") == []
-    assert len(alone.scores("top1")) == 2
+    baseline = next(line for line in gather(runs) if line.how == "alone")
+    assert baseline.scores("top1_teacher_wrong") == []
+    assert len(baseline.scores("top1")) == 2
 
 
 def test_a_difference_over_fewer_seeds_than_the_score_says_so(out: Path) -> None:
     runs = loaded(out)
-    runs[0].summary["models"].pop("alone")
+    runs[0].summary["models"].pop("baseline")
     table = {row[0]: row for row in grids(gather(runs))[0].rows}
     assert table["mlp_16 by kd"][1] == "2"
     assert table["mlp_16 by kd"][3].endswith("(n=1)")
@@ -216,18 +218,18 @@ def test_a_long_label_is_folded_and_never_cut(capsys: pytest.CaptureFixture[str]
     grid = Grid("x", ["model", *"abcdefg"], [[label, *cells]], True)
     Console(width=100).print(grid.rich())
     first, *others = capsys.readouterr().out.splitlines()[2:]
-    begun, *found = first.split("  ")
+    begun, *figures = first.split("  ")
     assert "".join(" ".join([begun, *others]).split()) == "".join(label.split())
-    assert [cell.strip() for cell in found if cell] == cells
+    assert [cell.strip() for cell in figures if cell] == cells
 
 
 def test_unlike_losses_have_two_axes_and_one_epoch_has_a_marker() -> None:
     from kdrun.report.losses import losses
 
     rows = [{"stage": "distill", "epoch": 1, "loss/a": 40.0, "loss/b": 20.0, "val/loss": 2.0}]
-    apart = losses({"x": [rows]}, "loss").axes
-    assert [[list(line.get_ydata()) for line in axes.lines] for axes in apart] == [[[60.0]], [[2.0]]]
-    assert apart[0].lines[0].get_marker() == "."
+    two = losses({"x": [rows]}, "loss").axes
+    assert [[list(line.get_ydata()) for line in axes.lines] for axes in two] == [[[60.0]], [[2.0]]]
+    assert two[0].lines[0].get_marker() == "."
     alike = losses({"x": [[{**rows[0], "val/loss": 30.0}]]}, "loss").axes
     assert [len(axes.lines) for axes in alike] == [2]
 
@@ -244,24 +246,24 @@ def test_a_panel_of_the_losses_has_two_lines_for_every_seed(out: Path) -> None:
     figure = losses(panels, "loss")
     assert sum(len(axes.lines) for axes in figure.axes) == 2 * (1 + 2 + 2 + 2)
     kd = panels["mlp_16 by kd"][0][0]
-    drawn = figure.axes[2].lines[0].get_ydata()
-    assert list(drawn) == [pytest.approx(kd["loss/ce"] + kd["loss/kd"])]
+    heights = figure.axes[2].lines[0].get_ydata()
+    assert list(heights) == [pytest.approx(kd["loss/ce"] + kd["loss/kd"])]
 
 
 def loaded(out: Path) -> list[Run]:
-    from kdrun.cli.report import read
+    from kdrun.cli.report import finished_runs
 
-    return read([out / "sweep"])[0]
+    return finished_runs([out / "sweep"])[0]
 
 
-def test_lines_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+def test_lines_of_one_method_show_what_they_differ_in(tmp_path: Path) -> None:
     runs = []
     for temperature in (2, 8):
-        made(tmp_path, f"t{temperature}", "method=kd", f"method.temperature={temperature}", "baseline=false")
+        ran(tmp_path, f"t{temperature}", "method=kd", f"method.temperature={temperature}", "baseline=false")
         runs.append(tmp_path / f"t{temperature}")
-    from kdrun.cli.report import read
+    from kdrun.cli.report import finished_runs
 
-    assert labels(gather(read(runs)[0])) == [
+    assert labels(gather(finished_runs(runs)[0])) == [
         "mlp_16 teacher",
         "mlp_16 by kd, method.temperature=2.0",
         "mlp_16 by kd, method.temperature=8.0",
@@ -269,12 +271,12 @@ def test_lines_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> N
 
 
 def test_lines_that_differ_in_model_class_show_its_name_only(tmp_path: Path) -> None:
-    from kdrun.cli.report import read
+    from kdrun.cli.report import finished_runs
 
     for teacher in ("cnn", "mlp_16"):
-        made(tmp_path, teacher, "method=kd", f"teacher={teacher}", "baseline=false")
-    found = labels(gather(read([tmp_path])[0]))
-    assert sorted(found) == ["cnn teacher", "mlp_16 by kd, teacher=CNN", "mlp_16 by kd, teacher=MLP", "mlp_16 teacher"]
+        ran(tmp_path, teacher, "method=kd", f"teacher={teacher}", "baseline=false")
+    ours = labels(gather(finished_runs([tmp_path])[0]))
+    assert sorted(ours) == ["cnn teacher", "mlp_16 by kd, teacher=CNN", "mlp_16 by kd, teacher=MLP", "mlp_16 teacher"]
 
 
 def test_lines_of_one_method_show_their_experiments_names(out: Path) -> None:
@@ -287,12 +289,12 @@ def test_lines_of_one_method_show_their_experiments_names(out: Path) -> None:
 
 def claimed(claims: Any, method: str = "kd") -> list[float | None]:
     """What is claimed of the student alone and of the student, in a run that says no more than it must."""
-    summary = {"task": "classification", "models": {role: {"name": "mlp_16"} for role in ("alone", "student")}}
+    summary = {"task": "classification", "models": {role: {"name": "mlp_16"} for role in ("baseline", "student")}}
     keys = ("epochs", "batch_size", "optimizer", "schedule", "precision", "fast_dev_run", "seed")
     nodes = {"dataset": {"name": "x"}, "teacher": None, "student": {"_target_": "a.B", "name": "mlp_16"}}
     node = {"_target_": "kdrun.methods.kd.KD", "name": method}
-    made: dict[str, Any] = {**dict.fromkeys(keys, 1), **nodes, "method": node, "claims": claims}
-    return [line.claimed() for line in gather([Run(Path("r"), made, summary)])]
+    config: dict[str, Any] = {**dict.fromkeys(keys, 1), **nodes, "method": node, "claims": claims}
+    return [line.claimed() for line in gather([Run(Path("r"), config, summary)])]
 
 
 def test_a_claim_that_is_a_number_is_of_what_the_run_trains() -> None:
@@ -311,18 +313,18 @@ def test_claims_in_words_are_no_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "line"),
     [
         (["report"], 2, "command line: name the folder of a run or of a sweep: kdrun report outputs/NAME"),
-        (["report", "nowhere"], 3, "nowhere: no run is there, nor a sweep (no config.yaml)"),
+        (["report", "nowhere"], 3, "nowhere: holds no run and no sweep (no config.yaml)"),
         (["report", "--no"], 2, "command line: unrecognized arguments: --no"),
     ],
 )
-def test_what_cannot_be_reported_is_said_in_one_line(
-    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+def test_what_cannot_be_reported_is_refused_in_one_line(
+    words: list[str], code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == code
-    assert capsys.readouterr().err == f"kdrun: error: {said}\n"
+    assert capsys.readouterr().err == f"kdrun: error: {line}\n"
 
 
 def test_a_folder_of_runs_that_all_failed_is_refused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,12 +39,12 @@ def test_a_model_whose_epochs_are_not_known_is_a_level() -> None:
 
 
 def test_without_rows_there_is_neither_line_nor_legend() -> None:
-    assert curves({"given": []}, MAIN, "title").axes[0].lines[:] == []
-    assert curves({"given": []}, MAIN, "title").axes[0].get_legend() is None
+    assert curves({"external": []}, MAIN, "title").axes[0].lines[:] == []
+    assert curves({"external": []}, MAIN, "title").axes[0].get_legend() is None
 
 
 def test_the_training_loss_excludes_the_discriminators() -> None:
-    rows = [{**row, "loss/judge/real": 50.0, "loss/judge/fake": 20.0} for row in ROWS]
+    rows = [{**row, "loss/discriminator/real": 50.0, "loss/discriminator/fake": 20.0} for row in ROWS]
     loss, _ = curves({"student": rows}, MAIN, "title").axes
     assert list(loss.lines[0].get_ydata()) == [3.0, 2.5, 1 / 3 + 2]
 

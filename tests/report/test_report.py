@@ -20,6 +20,7 @@ from kdrun.report.curves import curves
 from kdrun.report.display import Display, sentence
 from kdrun.report.figures import confusion
 from kdrun.store import files
+from kdrun.store.format import RECORD_FORMAT
 from kdrun.train.metrics import TASKS
 
 TOP1 = TASKS["classification"][0]
@@ -27,14 +28,16 @@ TOP1 = TASKS["classification"][0]
 
 def model(top1: float, name: str = "mlp", seconds: float | None = 2.0) -> dict[str, Any]:
     test = {"top1": top1, "loss": 1 - top1, "ece": 0.1}
-    return {"name": name, "test": test, "val": {"top1": 0.5}, "parameters": 2490, "flops": 4928, "seconds": seconds}
+    costs = {"parameters": 2490, "flops": 4928, "train_seconds": seconds}
+    return {"name": name, "test": test, "val": {"top1": 0.5}, **costs}
 
 
-def summary(student: float, alone: float | None = None, teacher: float | None = None, **more: Any) -> dict[str, Any]:
-    models = {"teacher": model(teacher, "cnn") if teacher else None, "alone": model(alone) if alone else None}
+def summary(student: float, baseline: float | None = None, teacher: float | None = None, **more: Any) -> dict[str, Any]:
+    models = {"teacher": model(teacher, "cnn") if teacher else None, "baseline": model(baseline) if baseline else None}
     kept = {role: row for role, row in models.items() if row}
     return {
         "status": "done",
+        "format": RECORD_FORMAT,
         "task": "classification",
         "dataset": "digits",
         "method": "kd",
@@ -52,7 +55,7 @@ def printed(what: Any, *args: Any) -> str:
 
 
 def test_the_closing_table_shows_differences_to_the_baseline() -> None:
-    lines = printed(closing, summary(0.9123, alone=0.9, teacher=0.95), Path("outputs/x")).splitlines()
+    lines = printed(closing, summary(0.9123, baseline=0.9, teacher=0.95), Path("outputs/x")).splitlines()
     rows = {line.split("  ")[0]: line for line in lines}
     assert "scores on 1,450 test images" in lines[0]
     assert "95.00 %" in rows["teacher"]
@@ -65,19 +68,19 @@ def test_the_closing_table_shows_differences_to_the_baseline() -> None:
 
 
 def test_the_closing_table_shows_a_loss_as_a_loss() -> None:
-    assert "-2.00 pp" in printed(closing, summary(0.88, alone=0.9), Path("outputs/x"))
+    assert "-2.00 pp" in printed(closing, summary(0.88, baseline=0.9), Path("outputs/x"))
 
 
-def test_without_a_student_alone_there_is_no_difference() -> None:
+def test_without_a_baseline_there_is_no_difference() -> None:
     text = printed(closing, summary(0.9, teacher=0.95), Path("outputs/x"))
     assert "+" not in text
     assert "student alone" not in text
 
 
-def test_a_given_checkpoint_has_no_training_seconds() -> None:
-    told = summary(0.9)
-    told["models"]["teacher"] = model(0.95, "cnn", seconds=None)
-    assert "given" in printed(closing, told, Path("outputs/x"))
+def test_an_external_checkpoint_has_no_training_seconds() -> None:
+    external = summary(0.9)
+    external["models"]["teacher"] = model(0.95, "cnn", seconds=None)
+    assert "external" in printed(closing, external, Path("outputs/x"))
 
 
 def test_the_command_under_the_table_is_quoted_for_any_folder() -> None:
@@ -85,7 +88,7 @@ def test_the_command_under_the_table_is_quoted_for_any_folder() -> None:
 
 
 def test_a_job_of_a_sweep_closes_with_one_line() -> None:
-    text = printed(closing_line, summary(0.9, alone=0.85, teacher=0.95), Path("sweep/0_kd"))
+    text = printed(closing_line, summary(0.9, baseline=0.85, teacher=0.95), Path("sweep/0_kd"))
     assert text == "0_kd: top1 teacher 95.00 %, student alone 85.00 %, student 90.00 %\n"
 
 
@@ -105,12 +108,11 @@ def words(method: str, seed: int) -> list[str]:
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """Two methods, three seeds; the last job failed."""
-    alone_of = {0: 0.78, 1: 0.86, 2: 0.86}
+    baselines = {0: 0.78, 1: 0.86, 2: 0.86}
     runs = [("kd", 0, 0.80), ("kd", 1, 0.90), ("kd", 2, 0.85), ("gan", 0, 0.7), ("gan", 1, 0.8)]
     for number, (method, seed, student) in enumerate(runs):
-        alone = alone_of[seed]
-        told = summary(student, alone=alone, teacher=0.95, method=method, seed=seed, overrides=words(method, seed))
-        job(tmp_path, number, told)
+        names = {"method": method, "seed": seed, "overrides": words(method, seed)}
+        job(tmp_path, number, summary(student, baseline=baselines[seed], teacher=0.95, **names))
     job(tmp_path, 5, {"status": "failed", "error": "boom", "method": "gan", "overrides": words("gan", 2)})
     return tmp_path
 
@@ -120,14 +122,14 @@ def read(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def test_the_leaderboard_has_means_and_deviations_over_seeds(sweep: Path) -> None:
-    assert leaderboard.write(sweep) == 1
+    assert leaderboard.write_leaderboard(sweep) == 1
     row = read(sweep)["method=kd"]
-    values, apart = np.array([0.80, 0.90, 0.85]), np.array([0.02, 0.04, -0.01])
+    values, differences = np.array([0.80, 0.90, 0.85]), np.array([0.02, 0.04, -0.01])
     assert float(row["top1_mean"]) == pytest.approx(values.mean())
     assert float(row["top1_sd"]) == pytest.approx(values.std(ddof=1))
-    assert float(row["top1_difference_mean"]) == pytest.approx(apart.mean())
-    assert float(row["top1_difference_sd"]) == pytest.approx(apart.std(ddof=1))
-    assert float(row["top1_alone_mean"]) == pytest.approx(np.mean([0.78, 0.86, 0.86]))
+    assert float(row["top1_difference_mean"]) == pytest.approx(differences.mean())
+    assert float(row["top1_difference_sd"]) == pytest.approx(differences.std(ddof=1))
+    assert float(row["top1_baseline_mean"]) == pytest.approx(np.mean([0.78, 0.86, 0.86]))
     assert float(row["top1_teacher_sd"]) == 0
     assert float(row["loss_mean"]) == pytest.approx((1 - values).mean())
     assert (row["n"], row["failed"], row["parameters"]) == ("3", "0", "2490")
@@ -139,7 +141,7 @@ def test_each_data_set_has_a_table_and_each_task_its_scores(tmp_path: Path, caps
     for number, name in enumerate(("digits", "mnist")):
         job(tmp_path, number, summary(0.5, dataset=name, overrides=[f"dataset={name}"]))
     job(tmp_path, 2, pictures)
-    assert leaderboard.write(tmp_path) == 0
+    assert leaderboard.write_leaderboard(tmp_path) == 0
     titles = [line.split(" on test")[0] for line in capsys.readouterr().out.splitlines() if "on test images" in line]
     assert titles == ["digits: top1", "mnist: top1", "pairs: psnr_db"]
     rows = read(tmp_path)
@@ -151,12 +153,12 @@ def test_the_jobs_of_a_long_sweep_come_in_their_order(tmp_path: Path) -> None:
     assert files.numbered(Path(name) for name in ("10_a", "2_b", "1_c")) == [Path("1_c"), Path("2_b"), Path("10_a")]
     for number in range(11):
         job(tmp_path, number, summary(0.5, overrides=[f"method=m{number}"]))
-    leaderboard.write(tmp_path)
+    leaderboard.write_leaderboard(tmp_path)
     assert list(read(tmp_path)) == [f"method=m{number}" for number in range(11)]
 
 
 def test_a_failed_job_is_counted_and_left_out_of_the_means(sweep: Path) -> None:
-    leaderboard.write(sweep)
+    leaderboard.write_leaderboard(sweep)
     row = read(sweep)["method=gan"]
     assert (row["n"], row["failed"]) == ("2", "1")
     assert float(row["top1_mean"]) == pytest.approx(0.75)
@@ -164,14 +166,14 @@ def test_a_failed_job_is_counted_and_left_out_of_the_means(sweep: Path) -> None:
 
 def test_the_best_mean_is_first_and_a_setting_without_runs_last(sweep: Path) -> None:
     job(sweep, 6, {"status": "failed", "error": "boom", "method": "wgan", "overrides": words("wgan", 0)})
-    assert leaderboard.write(sweep) == 2
+    assert leaderboard.write_leaderboard(sweep) == 2
     assert list(read(sweep)) == ["method=kd", "method=gan", "method=wgan"]
     assert read(sweep)["method=wgan"]["top1_mean"] == ""
 
 
 def test_of_one_run_there_is_no_deviation(tmp_path: Path) -> None:
-    job(tmp_path, 0, summary(0.9, alone=0.8, overrides=["method=kd"]))
-    leaderboard.write(tmp_path)
+    job(tmp_path, 0, summary(0.9, baseline=0.8, overrides=["method=kd"]))
+    leaderboard.write_leaderboard(tmp_path)
     [row] = read(tmp_path).values()
     assert (row["n"], row["top1_mean"], row["top1_sd"], row["top1_difference_sd"]) == ("1", "0.9", "", "")
     assert row["top1_teacher_mean"] == ""
@@ -180,7 +182,7 @@ def test_of_one_run_there_is_no_deviation(tmp_path: Path) -> None:
 def test_a_job_that_was_killed_is_counted_and_renames_no_other(sweep: Path) -> None:
     job(sweep, 6, None, overrides=words("kd", 3), status="running")
     job(sweep, 7, None)
-    assert leaderboard.write(sweep) == 3
+    assert leaderboard.write_leaderboard(sweep) == 3
     assert list(read(sweep)) == ["method=kd", "method=gan", "?"]
     assert (read(sweep)["method=kd"]["n"], read(sweep)["method=kd"]["failed"]) == ("3", "1")
 
@@ -188,23 +190,23 @@ def test_a_job_that_was_killed_is_counted_and_renames_no_other(sweep: Path) -> N
 def test_a_sweep_of_which_every_job_failed_says_how_many(tmp_path: Path) -> None:
     for number in range(2):
         job(tmp_path, number, {"status": "failed", "error": "boom", "overrides": []})
-    assert leaderboard.write(tmp_path) == 2
+    assert leaderboard.write_leaderboard(tmp_path) == 2
     assert not (tmp_path / "leaderboard.csv").exists()
 
 
 def test_a_sweep_over_seeds_only_is_one_line_named_by_method(tmp_path: Path) -> None:
     for seed in range(2):
         job(tmp_path, seed, summary(0.9, overrides=["epochs=3", f"seed={seed}"], seed=seed))
-    leaderboard.write(tmp_path)
+    leaderboard.write_leaderboard(tmp_path)
     assert list(read(tmp_path)) == ["kd"]
 
 
 def test_the_printed_leaderboard_has_mean_sd_and_difference(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    leaderboard.write(sweep)
+    leaderboard.write_leaderboard(sweep)
     text = " ".join(capsys.readouterr().out.split())
     spread = 100 * statistics.stdev([0.8, 0.9, 0.85])
-    apart = 100 * statistics.stdev([0.02, 0.04, -0.01])
-    assert f"method=kd 3 85.00 ± {spread:.2f} % +1.67 ± {apart:.2f} pp 95.00 %" in text
+    other = 100 * statistics.stdev([0.02, 0.04, -0.01])
+    assert f"method=kd 3 85.00 ± {spread:.2f} % +1.67 ± {other:.2f} pp 95.00 %" in text
     assert "method=gan (1 not finished) 2 75.00 ±" in text
 
 
@@ -230,12 +232,12 @@ def test_the_confusion_figure_shows_parts_of_the_true_class() -> None:
     assert axes.get_title() == "a title"
 
 
-def test_a_hundred_classes_are_drawn_without_names() -> None:
+def test_a_hundred_classes_have_no_names_in_the_figure() -> None:
     figure = confusion(torch.eye(100, dtype=torch.int64), [str(label) for label in range(100)], "")
     assert list(figure.axes[0].texts) == []
 
 
-def test_curves_are_drawn_over_the_epochs_that_have_the_score() -> None:
+def test_curves_cover_only_the_epochs_that_have_the_score() -> None:
     hint = {"stage": "hint", "epoch": 1, "loss/hint": 9.0, "val/hint": 3.0}
     one, two = ({"epoch": epoch, "loss/ce": 1 / epoch, "loss/kd": 1.0, "val/top1": 0.1 * epoch} for epoch in (1, 2))
     loss, score = curves({"student": [hint, one, two], "teacher": [hint]}, TOP1, "a title").axes
@@ -244,7 +246,7 @@ def test_curves_are_drawn_over_the_epochs_that_have_the_score() -> None:
     np.testing.assert_allclose(score.lines[0].get_xydata(), [[1, 10], [2, 20]])
 
 
-def test_an_epoch_is_told_in_a_few_words() -> None:
+def test_an_epoch_is_one_short_line() -> None:
     row = {"epoch": 3, "seconds": 1.25, "loss/ce": 0.5, "val/top1": 0.123, "val/loss": 2.0}
     assert sentence(row) == "epoch 3, top1 12.30 %, 1.2 s"
     assert sentence({"epoch": 1, "seconds": 0.0, "val/hint": 0.5}) == "epoch 1, hint 0.5000, 0.0 s"

@@ -48,7 +48,7 @@ def twice(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_finished_run_resumed_unchanged_trains_nothing(twice: Path, tmp_path: Path) -> None:
+def test_a_finished_run_resumed_unchanged_trains_no_epoch(twice: Path, tmp_path: Path) -> None:
     before, weights = rows(twice), (twice / "student.safetensors").read_bytes()
     words = [*TINY, "method=fitnets", "method.hint_epochs=1", f"out={tmp_path}"]
     run(compose(words), twice, words)

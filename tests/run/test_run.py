@@ -62,25 +62,29 @@ def pixels() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_summary_scores_the_kept_weights_on_the_test_split(done: tuple[dict[str, Any], Path]) -> None:
-    told, folder = done
+    summary, folder = done
     images, targets = pixels()
-    said = logits(folder / "student.safetensors", images)
-    shares = np.exp(said) / np.exp(said).sum(1, keepdims=True)
-    student = told["models"]["student"]
-    assert student["test"]["top1"] == pytest.approx((said.argmax(1) == targets).mean())
+    student_logits = logits(folder / "student.safetensors", images)
+    shares = np.exp(student_logits) / np.exp(student_logits).sum(1, keepdims=True)
+    student = summary["models"]["student"]
+    assert student["test"]["top1"] == pytest.approx((student_logits.argmax(1) == targets).mean())
     assert student["test"]["loss"] == pytest.approx(-np.log(shares[np.arange(30), targets]).mean(), rel=1e-5)
     manifests = folder.parent.glob("models/*/manifest.json")
     [teacher] = (path.parent for path in manifests if files.read_json(path)["key"] == key(folder))
-    heard = logits(teacher / "model.safetensors", images)
-    assert student["test"]["agreement"] == pytest.approx((said.argmax(1) == heard.argmax(1)).mean())
-    assert told["models"]["teacher"]["test"]["top1"] == pytest.approx((heard.argmax(1) == targets).mean())
+    teacher_logits = logits(teacher / "model.safetensors", images)
+    assert student["test"]["agreement"] == pytest.approx((student_logits.argmax(1) == teacher_logits.argmax(1)).mean())
+    assert summary["models"]["teacher"]["test"]["top1"] == pytest.approx((teacher_logits.argmax(1) == targets).mean())
 
 
 def test_the_validation_score_is_that_of_the_kept_weights(out: Path, done: tuple[dict[str, Any], Path]) -> None:
-    told, folder = done
+    summary, folder = done
     held = experiment(out, "method=kd", "epochs=3").data.val
-    said = logits(folder / "student.safetensors", (held.images.double().flatten(1).numpy() / 255 - 0.5) / 0.25)
-    assert told["models"]["student"]["val"]["top1"] == pytest.approx((said.argmax(1) == held.targets.numpy()).mean())
+    student_logits = logits(
+        folder / "student.safetensors", (held.images.double().flatten(1).numpy() / 255 - 0.5) / 0.25
+    )
+    assert summary["models"]["student"]["val"]["top1"] == pytest.approx(
+        (student_logits.argmax(1) == held.targets.numpy()).mean()
+    )
 
 
 def accuracies(out: Path, *overrides: str) -> list[float]:
@@ -92,7 +96,7 @@ def accuracies(out: Path, *overrides: str) -> list[float]:
     return [row["val/top1"] for row in read_rows(teacher.folder / "metrics.jsonl")]
 
 
-def test_a_teacher_is_trained_until_it_has_the_given_accuracy(tmp_path: Path) -> None:
+def test_a_teacher_is_trained_until_it_has_the_accuracy_set(tmp_path: Path) -> None:
     whole = accuracies(tmp_path)
     assert len(whole) == 6
     needed = whole.index(max(whole)) + 1
@@ -105,29 +109,39 @@ def key(folder: Path) -> str:
 
 
 def test_the_summary_says_what_was_run_and_what_it_costs(done: tuple[dict[str, Any], Path]) -> None:
-    told, folder = done
-    assert files.read_json(folder / "summary.json") == told
+    summary, folder = done
+    assert files.read_json(folder / "summary.json") == summary
     expected = {"status": "done", "task": "classification", "seed": 0, "test_images": 30, "student": "mlp_16"}
-    assert {name: told[name] for name in expected} == expected
-    assert (told["dataset"], told["teacher"], told["method"]) == ("synthetic", "mlp_16", "kd")
-    assert told["overrides"] == ["method=kd", "epochs=3"]
-    assert told["score"] == told["models"]["student"]["test"]["top1"]
-    assert list(told["models"]) == ["teacher", "alone", "student"]
-    student = told["models"]["student"]
+    assert {name: summary[name] for name in expected} == expected
+    assert (summary["dataset"], summary["teacher"], summary["method"]) == ("synthetic", "mlp_16", "kd")
+    assert summary["overrides"] == ["method=kd", "epochs=3"]
+    assert summary["score"] == summary["models"]["student"]["test"]["top1"]
+    assert list(summary["models"]) == ["teacher", "baseline", "student"]
+    student = summary["models"]["student"]
     assert student["parameters"] == 144 * 16 + 16 + 16 * 10 + 10
     assert student["flops"] == 2 * (144 * 16 + 16 * 10)
-    assert student["seconds"] > 0
+    assert student["train_seconds"] > 0
 
 
 def test_the_best_epoch_on_validation_and_the_last_are_kept(
     done: tuple[dict[str, Any], Path],
 ) -> None:
-    told, folder = done
+    summary, folder = done
     scores = [row["val/top1"] for row in read_rows(folder / "metrics.jsonl")]
     assert len(scores) == 3
-    assert told["models"]["student"]["val"]["top1"] == max(scores)
-    assert told["models"]["student"]["epoch"] == scores.index(max(scores)) + 1
+    assert summary["models"]["student"]["val"]["top1"] == max(scores)
+    assert summary["models"]["student"]["epoch"] == scores.index(max(scores)) + 1
     assert load_file(folder / "student-last.safetensors").keys() == load_file(folder / "student.safetensors").keys()
+
+
+def test_the_last_weights_are_those_of_the_last_stage(out: Path) -> None:
+    _, folder = train(out, "two stages", "method=fitnets", "method.hint_epochs=1", "epochs=2")
+    assert sorted(path.name for path in folder.glob("stages/*.last.pt")) == ["01-hint.last.pt", "02-distill.last.pt"]
+    modules = files.load(folder / "stages" / "02-distill.last.pt")[0]["modules"]
+    last = load_file(folder / "student-last.safetensors")
+    assert last
+    for name, weight in last.items():
+        assert np.array_equal(weight, modules[f"student.model.{name}"].numpy())
 
 
 def test_the_record_says_on_what_and_with_what_it_was_run(done: tuple[dict[str, Any], Path]) -> None:
@@ -140,17 +154,17 @@ def test_the_record_says_on_what_and_with_what_it_was_run(done: tuple[dict[str, 
 
 
 def test_tensorboard_shows_the_run_as_one_run(done: tuple[dict[str, Any], Path]) -> None:
-    told, folder = done
-    found = EventAccumulator(str(folder))
-    found.Reload()
-    tags = found.Tags()
+    summary, folder = done
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags = events.Tags()
     curves = {"distill/loss/ce", "distill/loss/kd", "distill/val/top1", "distill/val/loss", "distill/lr/0"}
     assert curves <= set(tags["scalars"])
-    assert [event.step for event in found.Scalars("distill/val/top1")] == [1, 2, 3]
-    assert found.Scalars("test/top1")[0].value == pytest.approx(told["score"])
+    assert [event.step for event in events.Scalars("distill/val/top1")] == [1, 2, 3]
+    assert events.Scalars("test/top1")[0].value == pytest.approx(summary["score"])
     assert {"training images", "confusion"} <= set(tags["images"])
     assert "config/text_summary" in tags["tensors"]
-    assert found.SummaryMetadata("_hparams_/session_start_info").plugin_data.plugin_name == "hparams"
+    assert events.SummaryMetadata("_hparams_/session_start_info").plugin_data.plugin_name == "hparams"
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {"figures", "stages"}
 
 
@@ -197,12 +211,12 @@ def test_a_run_from_scratch_is_the_stored_baseline_with_its_rows(
     first, _ = train(tmp_path, "kd", "method=kd", "student=mlp_32", "epochs=2")
     follow = Experiment.follow
     monkeypatch.setattr(Experiment, "follow", lambda *args: pytest.fail("trained again"))
-    told, folder = train(tmp_path, "scratch", "method=scratch", "student=mlp_32", "epochs=2")
+    summary, folder = train(tmp_path, "scratch", "method=scratch", "student=mlp_32", "epochs=2")
     monkeypatch.setattr(Experiment, "follow", follow)
     assert begun == ["mlp_16", "mlp_32"]
-    rows = [told["models"]["student"], told["models"]["alone"], first["models"]["alone"]]
+    rows = [summary["models"]["student"], summary["models"]["baseline"], first["models"]["baseline"]]
     assert len({(row["test"]["top1"], row["test"]["loss"], row["val"]["top1"]) for row in rows}) == 1
-    assert list(told["models"]) == ["alone", "student"]
+    assert list(summary["models"]) == ["baseline", "student"]
     [stored] = tmp_path.glob("models/mlp_32-*")
     assert read_rows(folder / "metrics.jsonl") == read_rows(stored / "metrics.jsonl")
     assert len(read_rows(folder / "metrics.jsonl")) == 2
@@ -215,9 +229,9 @@ def test_scratch_without_a_baseline_gives_the_same_student(out: Path, tmp_path: 
     assert (one / "student.safetensors").read_bytes() == (other / "student.safetensors").read_bytes()
 
 
-def test_without_a_baseline_no_student_alone_is_trained(tmp_path: Path) -> None:
-    told, _ = train(tmp_path, "kd", "method=kd", "baseline=false")
-    assert list(told["models"]) == ["teacher", "student"]
+def test_without_a_baseline_none_is_trained(tmp_path: Path) -> None:
+    summary, _ = train(tmp_path, "kd", "method=kd", "baseline=false")
+    assert list(summary["models"]) == ["teacher", "student"]
     assert len(list(tmp_path.glob("models/mlp_16-*"))) == 1
 
 
@@ -226,10 +240,10 @@ def test_a_diverged_run_says_so_and_leaves_a_readable_folder(out: Path) -> None:
     with pytest.raises(TrainingError, match=r"^stage distill, epoch 1: .* is not finite \(lr=1e\+30\)"):
         train(out, "diverged", *overrides)
     folder = out / "diverged"
-    told = files.read_json(folder / "summary.json")
-    assert told["status"] == "failed"
-    assert told["error"].startswith("stage distill, epoch 1: ")
-    assert (told["method"], told["student"], told["overrides"]) == ("kd", "mlp_16", overrides)
+    summary = files.read_json(folder / "summary.json")
+    assert summary["status"] == "failed"
+    assert summary["error"].startswith("stage distill, epoch 1: ")
+    assert (summary["method"], summary["student"], summary["overrides"]) == ("kd", "mlp_16", overrides)
     assert files.read_json(folder / "run.json")["status"] == "failed"
     assert "Traceback" in (folder / "error.txt").read_text()
     assert not (folder / "student.safetensors").exists()
@@ -245,8 +259,8 @@ def test_a_run_that_failed_at_its_end_goes_on_there(
     folder = out / "broken"
     assert files.read_json(folder / "summary.json")["status"] == "failed"
     assert "ZeroDivisionError" in (folder / "error.txt").read_text()
-    told, _ = train(out, "broken", "method=kd", "epochs=3")
-    assert told["status"] == files.read_json(folder / "run.json")["status"] == "done"
+    summary, _ = train(out, "broken", "method=kd", "epochs=3")
+    assert summary["status"] == files.read_json(folder / "run.json")["status"] == "done"
     assert len(read_rows(folder / "metrics.jsonl")) == 3
     assert (folder / "student.safetensors").read_bytes() == (done[1] / "student.safetensors").read_bytes()
 
@@ -262,29 +276,29 @@ def test_a_stage_finished_before_changes_no_bit_of_the_next(out: Path) -> None:
     assert (folder / "student.safetensors").read_bytes() == before
 
 
-def test_a_start_that_is_refused_leaves_what_a_finished_run_said(done: tuple[dict[str, Any], Path], out: Path) -> None:
-    told, folder = done
+def test_a_start_that_is_refused_leaves_a_finished_summary(done: tuple[dict[str, Any], Path], out: Path) -> None:
+    summary, folder = done
     with pytest.raises(ConfigError):
         run({**config(out, "method=kd", "epochs=3"), "device": "cuda:99"}, folder, [])
-    assert files.read_json(folder / "summary.json") == told
+    assert files.read_json(folder / "summary.json") == summary
 
 
 def test_a_folder_in_use_is_refused_and_left_as_it_is(done: tuple[dict[str, Any], Path], out: Path) -> None:
-    told, folder = done
+    summary, folder = done
     with FileLock(folder / ".lock"), pytest.raises(InUseError) as caught:
         train(out, "kd", "method=kd", "epochs=3")
     assert caught.value.exit_code == 5
-    assert files.read_json(folder / "summary.json") == told
+    assert files.read_json(folder / "summary.json") == summary
 
 
-def test_a_dry_run_shows_everything_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_shows_the_plan_and_writes_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overrides = ["method=fitnets", "dry_run=true", "student=resnet8", "teacher=resnet8"]
-    told, _ = train(tmp_path / "out", "dry", *overrides)
-    assert told["status"] == "dry run"
+    summary, _ = train(tmp_path / "out", "dry", *overrides)
+    assert summary["status"] == "dry run"
     assert list(tmp_path.iterdir()) == []
-    said = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     for words in ("images 1x12x12, 10 classes", "layer1 16x12x12, layer2 32x6x6, layer3 64x3x3", "hint", "ce + kd"):
-        assert words in said
+        assert words in printed
 
 
 def test_a_quick_run_leaves_the_models_of_real_runs_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,52 +313,56 @@ def test_a_quick_run_leaves_the_models_of_real_runs_to_them(tmp_path: Path, monk
 
 
 def test_a_quick_run_is_scored_on_no_more_images_than_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scored = []
+    scored: set[int] = set()
     predict = Experiment.predict
-    monkeypatch.setattr(
-        Experiment, "predict", lambda self, model, split: scored.append(out := predict(self, model, split)) or out
-    )
-    told, _ = train(tmp_path, "quick", "fast_dev_run=true", "dataset.train_count=9000", "dataset.test_count=700")
-    assert {len(targets) for _, targets in scored} == {2, 256}  # two each in the rehearsal
-    assert told["status"] == "done"
+
+    def watched(self: Experiment, model: torch.nn.Module, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = predict(self, model, split)
+        scored.add(len(outputs[1]))
+        return outputs
+
+    monkeypatch.setattr(Experiment, "predict", watched)
+    summary, _ = train(tmp_path, "quick", "fast_dev_run=true", "dataset.train_count=9000", "dataset.test_count=700")
+    assert scored == {2, 256}  # two each in the rehearsal
+    assert summary["status"] == "done"
 
 
 def test_a_notice_says_if_teacher_and_student_share_net_and_seed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for words, said in ((), True), (("seed=1",), False), (("student=mlp_32",), False):
+    for words, notice in ((), True), (("seed=1",), False), (("student=mlp_32",), False):
         run(config(tmp_path, "dry_run=true", "method=kd", *words), tmp_path / "never", [])
         out = " ".join(capsys.readouterr().out.split())
-        assert ("teacher and student are one net and begin as one: both have seed 0" in out) == said
+        assert ("teacher and student have the same initial weights: same architecture, same seed 0" in out) == notice
 
 
-def brought(out: Path, checkpoint: Path, *overrides: str) -> tuple[dict[str, Any], Path]:
+def external(out: Path, checkpoint: Path, *overrides: str) -> tuple[dict[str, Any], Path]:
     name = hashlib.sha256(repr((str(checkpoint), overrides)).encode()).hexdigest()[:8]
     return train(out, name, "method=kd", "baseline=false", f"teacher.checkpoint={checkpoint}", *overrides)
 
 
-def test_a_teacher_brought_along_is_tested_and_not_trained(
+def test_an_external_teacher_is_tested_and_not_trained(
     done: tuple[dict[str, Any], Path], out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun = counted(monkeypatch)
     student = done[0]["models"]["student"]
-    by_file, folder = brought(out, done[1] / "student.safetensors")
-    by_run, _ = brought(out, done[1])
+    by_file, folder = external(out, done[1] / "student.safetensors")
+    by_run, _ = external(out, done[1])
     assert begun == []
-    for told in (by_file, by_run):
-        assert told["models"]["teacher"]["test"]["top1"] == student["test"]["top1"]
-        assert told["models"]["teacher"]["val"]["top1"] == student["val"]["top1"]
-        assert told["models"]["teacher"]["seconds"] is None
+    for summary in (by_file, by_run):
+        assert summary["models"]["teacher"]["test"]["top1"] == student["test"]["top1"]
+        assert summary["models"]["teacher"]["val"]["top1"] == student["val"]["top1"]
+        assert summary["models"]["teacher"]["train_seconds"] is None
     assert f"top1 {100 * student['val']['top1']:.2f} % on validation images" in capsys.readouterr().out
     assert files.read_json(folder / "run.json")["teacher"]["val"]["top1"] == student["val"]["top1"]
 
 
 def test_a_teacher_that_was_trained_on_other_pixels_sees_them_so(done: tuple[dict[str, Any], Path], out: Path) -> None:
     own = ["dataset.mean=[0.3]", "dataset.std=[0.6]"]
-    told, _ = brought(out, done[1], *own, "teacher.mean=[0.5]", "teacher.std=[0.25]")
-    assert told["models"]["teacher"]["test"]["top1"] == done[0]["models"]["student"]["test"]["top1"]
-    blind, _ = brought(out, done[1], *own)
-    assert blind["models"]["teacher"]["test"]["loss"] != told["models"]["teacher"]["test"]["loss"]
+    summary, _ = external(out, done[1], *own, "teacher.mean=[0.5]", "teacher.std=[0.25]")
+    assert summary["models"]["teacher"]["test"]["top1"] == done[0]["models"]["student"]["test"]["top1"]
+    blind, _ = external(out, done[1], *own)
+    assert blind["models"]["teacher"]["test"]["loss"] != summary["models"]["teacher"]["test"]["loss"]
 
 
 @pytest.mark.parametrize("overrides", [["teacher.mean=[0.5]"], ["teacher.mean=[0.5,0.5]", "teacher.std=[0.5,0.5]"]])
@@ -352,28 +370,34 @@ def test_a_normalization_that_is_half_or_misshapen_is_refused(
     overrides: list[str], done: tuple[dict[str, Any], Path], out: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"^teacher\.(mean|std): takes 1 numbers, one per channel"):
-        brought(out, done[1], *overrides)
+        external(out, done[1], *overrides)
 
 
 def test_a_teacher_checkpoint_that_is_missing_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        brought(tmp_path / "out", tmp_path / "typo.pt")
+        external(tmp_path / "out", tmp_path / "typo.pt")
     assert str(caught.value).startswith(f"teacher.checkpoint: no such file '{tmp_path / 'typo.pt'}'")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_teacher_of_another_shape_is_refused(done: tuple[dict[str, Any], Path], out: Path) -> None:
     with pytest.raises(InputError, match=r"^teacher\.checkpoint: .* was made for another model: "):
-        brought(out, done[1], "teacher=mlp_32")
+        external(out, done[1], "teacher=mlp_32")
 
 
 def test_another_checkpoint_is_another_teacher(done: tuple[dict[str, Any], Path], out: Path, tmp_path: Path) -> None:
-    _, first = brought(out, done[1])
+    _, first = external(out, done[1])
     weights = safetensors.torch.load_file(done[1] / "student.safetensors")
     moved = {f"module.{name}": value + 0.01 for name, value in weights.items()}
     torch.save({"state_dict": moved}, tmp_path / "other.pth")
-    _, second = brought(out, tmp_path / "other.pth")
+    _, second = external(out, tmp_path / "other.pth")
     assert key(first) != key(second)
+
+
+def test_another_normalization_is_another_teacher(done: tuple[dict[str, Any], Path], out: Path) -> None:
+    words = ("teacher.std=[0.25]", "teacher.mean=[0.5]", "teacher.mean=[0.4]")
+    keys = [key(external(out, done[1], words[0], word)[1]) for word in words[1:]]
+    assert keys[0] != keys[1]
 
 
 def test_the_config_is_kept_whole(done: tuple[dict[str, Any], Path], out: Path) -> None:
@@ -386,21 +410,21 @@ def test_the_config_is_kept_whole(done: tuple[dict[str, Any], Path], out: Path) 
 
 def test_half_precision_moves_the_score_by_two_points_at_most(tmp_path: Path) -> None:
     words = "dataset=digits student=cnn teacher=none method=scratch baseline=false epochs=3 device=cpu".split()
-    found = {}
+    scores = {}
     for precision in ("fp32", "bf16"):
-        asked = [*words, f"precision={precision}", f"out={tmp_path}"]
-        found[precision] = run(compose(asked), tmp_path / precision, asked)["score"]
-    assert found["fp32"] > 0.9
-    assert abs(found["fp32"] - found["bf16"]) < 0.02
+        words_of_run = [*words, f"precision={precision}", f"out={tmp_path}"]
+        scores[precision] = run(compose(words_of_run), tmp_path / precision, words_of_run)["score"]
+    assert scores["fp32"] > 0.9
+    assert abs(scores["fp32"] - scores["bf16"]) < 0.02
 
 
 def test_a_resume_with_another_number_of_threads_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "dataset=synthetic teacher=mlp_16 student=mlp_16 epochs=1 teacher.recipe.epochs=1 device=cpu".split()
     for threads in (1, 2):
-        asked = [*words, f"threads={threads}", f"out={tmp_path}"]
-        run(compose(asked), tmp_path / "run", asked)
+        words_of_run = [*words, f"threads={threads}", f"out={tmp_path}"]
+        run(compose(words_of_run), tmp_path / "run", words_of_run)
     torch.set_num_threads(1)
-    assert "the run was begun otherwise: threads 2 here, 1 there" in capsys.readouterr().out
+    assert "the environment has changed since the run began: threads 2 here, 1 there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -434,7 +458,7 @@ def test_one_model_where_a_list_is_wanted_is_refused(method: str, key: str, tmp_
     assert str(caught.value) == f"method.{key}: 'mlp_16' is not a list"
 
 
-@pytest.mark.parametrize("where", ["findings", "figures"])
+@pytest.mark.parametrize("where", ["metrics", "figures"])
 def test_a_run_stopped_in_its_tests_resumes_without_training(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,7 +476,7 @@ def test_a_run_stopped_in_its_tests_resumes_without_training(
     assert files.read_json(tmp_path / "cut" / "summary.json")["status"] == "interrupted"
     monkeypatch.setattr("kdrun.train.loop.descend", lambda *args: pytest.fail("trained again"))
     again, second = train(tmp_path, "cut", *words)
-    assert again["findings"] == whole["findings"]
+    assert again["method_metrics"] == whole["method_metrics"]
     assert (second / "student.safetensors").read_bytes() == (first / "student.safetensors").read_bytes()
 
 
@@ -472,7 +496,7 @@ def test_an_accuracy_that_is_none_is_refused(words: list[str], fault: str, tmp_p
 
 
 def test_a_teacher_that_does_not_reach_stop_at_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for place, (bound, said) in enumerate(((0.999, True), (0.01, False))):
+    for place, (bound, notice) in enumerate(((0.999, True), (0.01, False))):
         train(tmp_path, f"run{place}", "method=kd", f"teacher.recipe.stop_at={bound}", "baseline=false")
         out = " ".join(capsys.readouterr().out.split())
-        assert (f"without reaching teacher.recipe.stop_at={bound}" in out) == said
+        assert (f"without reaching teacher.recipe.stop_at={bound}" in out) == notice

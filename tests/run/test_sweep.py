@@ -24,14 +24,14 @@ def read(sweep: Path) -> list[dict[str, str]]:
 
 def test_concurrent_sweeps_train_shared_models_once_and_agree(tmp_path: Path) -> None:
     sweeps = [start(tmp_path, name) for name in ("one", "two")]
-    told = []
+    lines = []
     for sweep in sweeps:
         out, err = sweep.communicate(timeout=200)
         assert sweep.returncode == 0, err
-        told += out.splitlines()
-    assert sum(line.startswith("mlp_32 by scratch:") for line in told) == 1
-    assert sum(line.startswith("mlp_16 by kd") for line in told) == 2 * 6
-    assert sum(line.startswith("mlp_16 by scratch:") for line in told) == 3
+        lines += out.splitlines()
+    assert sum(line.startswith("mlp_32 by scratch:") for line in lines) == 1
+    assert sum(line.startswith("mlp_16 by kd") for line in lines) == 2 * 6
+    assert sum(line.startswith("mlp_16 by scratch:") for line in lines) == 3
     manifests = [json.loads(path.read_text()) for path in (tmp_path / "models").glob("*/manifest.json")]
     assert sorted(manifest["fields"]["seed"] for manifest in manifests) == [0, 0, 1, 2]
     one, two = (read(tmp_path / name) for name in ("one", "two"))

@@ -135,7 +135,7 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> N
     assert modes[0] == modes[1]
 
 
-def test_folders_on_the_way_are_made(tmp_path: Path) -> None:
+def test_folders_on_the_way_come_into_being(tmp_path: Path) -> None:
     files.write(tmp_path / "a" / "b" / "c", b"x")
     assert (tmp_path / "a" / "b" / "c").read_bytes() == b"x"
 
@@ -219,7 +219,7 @@ def test_one_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
         assert caught.value.exit_code == 3
 
 
-def test_a_state_cut_short_or_grown_anywhere_is_refused(tmp_path: Path) -> None:
+def test_a_state_cut_short_or_longer_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     sealed(path)
     whole = path.read_bytes()

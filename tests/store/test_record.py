@@ -18,11 +18,12 @@ from torch import nn
 from kdrun.errors import InputError, InUseError, WriteError
 from kdrun.store import files
 from kdrun.store.checkpoint import StageJournal
-from kdrun.store.record import FORMAT, Record, read_rows, versions
+from kdrun.store.format import FORMAT
+from kdrun.store.record import Record, read_rows, versions
 from kdrun.train.stage import Stage
 
 
-def hear(*heard: Any) -> None:
+def hear(*event: Any) -> None:
     pass
 
 
@@ -33,9 +34,9 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def record(folder: Path) -> Iterator[Record]:
-    made = Record(folder, "net", hear)
-    yield made
-    made.close()
+    opened = Record(folder, "net", hear)
+    yield opened
+    opened.close()
 
 
 def row(epoch: int, stage: str = "distill", **values: float) -> dict[str, Any]:
@@ -44,9 +45,9 @@ def row(epoch: int, stage: str = "distill", **values: float) -> dict[str, Any]:
 
 def events(folder: Path) -> EventAccumulator:
     """What TensorBoard shows of the one run in ``folder``."""
-    found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
-    found.Reload()
-    return found
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    accumulator.Reload()
+    return accumulator
 
 
 def points(folder: Path, tag: str) -> list[tuple[int, float]]:
@@ -54,12 +55,12 @@ def points(folder: Path, tag: str) -> list[tuple[int, float]]:
 
 
 def test_rows_are_written_at_once_and_read_back_when_reopened(folder: Path, record: Record) -> None:
-    given = [row(epoch, **{"loss/ce": 1 / epoch}) for epoch in (1, 2, 3)]
-    for one in given:
+    rows = [row(epoch, **{"loss/ce": 1 / epoch}) for epoch in (1, 2, 3)]
+    for one in rows:
         record.row(one)
-    assert read_rows(folder / "metrics.jsonl") == given
+    assert read_rows(folder / "metrics.jsonl") == rows
     record.close()
-    assert Record(folder, "net", hear).rows == given
+    assert Record(folder, "net", hear).rows == rows
 
 
 @pytest.mark.parametrize("kept", [1, 20, 60])
@@ -131,21 +132,21 @@ def test_hyperparameters_stand_in_the_same_run_as_the_curves(folder: Path, recor
     record.row(row(1, loss=1.0))
     record.hparams({"method": "kd", "seed": 0, "lr": 0.1, "fast": False}, {"top1": 0.75})
     record.close()
-    found = events(folder)
-    plugin = found.SummaryMetadata("_hparams_/session_start_info").plugin_data
+    summaries = events(folder)
+    plugin = summaries.SummaryMetadata("_hparams_/session_start_info").plugin_data
     assert plugin.plugin_name == "hparams"
     assert b"method" in plugin.content
     assert b"kd" in plugin.content
-    assert b"test/top1" in found.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    assert b"test/top1" in summaries.SummaryMetadata("_hparams_/experiment").plugin_data.content
     assert points(folder, "test/top1") == [(0, 0.75)]
     assert [path.name for path in folder.iterdir() if path.is_dir()] == []
 
 
 def test_what_a_method_measured_is_in_tensorboard(folder: Path, record: Record) -> None:
-    record.findings({"classifier1/top1": 0.25, "critic_gap": -3.0})
+    record.method_metrics({"classifier1/top1": 0.25, "critic_gap": -3.0})
     record.close()
-    assert points(folder, "findings/classifier1/top1") == [(0, 0.25)]
-    assert points(folder, "findings/critic_gap") == [(0, -3.0)]
+    assert points(folder, "method/classifier1/top1") == [(0, 0.25)]
+    assert points(folder, "method/critic_gap") == [(0, -3.0)]
 
 
 def test_figures_images_and_text_are_kept(folder: Path, record: Record) -> None:
@@ -210,17 +211,17 @@ def test_opening_a_folder_tidies_what_a_killed_process_left(folder: Path) -> Non
     assert list((folder / "stages").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(WriteError, match=r"file/run: cannot be written \("):
         Record(tmp_path / "file" / "run", "net", hear)
 
 
 def test_the_versions_of_all_that_a_result_depends_on_are_known() -> None:
-    found = versions()
-    assert torch.__version__.startswith(found["torch"])
-    assert found["python"] == sys.version.split()[0]
-    assert set(found) >= {"kdrun", "torchvision", "numpy", "hydra-core", "scikit-learn", "git_commit"}
+    known = versions()
+    assert torch.__version__.startswith(known["torch"])
+    assert known["python"] == sys.version.split()[0]
+    assert set(known) >= {"kdrun", "torchvision", "numpy", "hydra-core", "scikit-learn", "git_commit"}
 
 
 def net(seed: int) -> nn.Linear:
@@ -229,7 +230,7 @@ def net(seed: int) -> nn.Linear:
 
 
 def stage(model: nn.Module, epochs: int = 2, name: str = "hint") -> Stage:
-    return Stage(name, [], nn.ModuleDict({"student": model}), Batches([]), epochs)
+    return Stage(name, {"student": model}, [], Batches([]), epochs)
 
 
 def journal(record: Record, model: nn.Module, after: str = "", **changes: Any) -> StageJournal:
@@ -257,9 +258,9 @@ def test_a_state_comes_back_with_the_rows_before_it(folder: Path, record: Record
         record.row(row(epoch))
     journal(record, net(0)).save({"epoch": 3, "modules": {}})
     record.row(row(3))
-    found = journal(record, net(0)).load()
-    assert found is not None
-    assert found["epoch"] == 3
+    state = journal(record, net(0)).load()
+    assert state is not None
+    assert state["epoch"] == 3
     assert [each["epoch"] for each in read_rows(folder / "metrics.jsonl")] == [1, 2]
 
 
@@ -278,26 +279,26 @@ def test_a_state_of_another_format_is_refused_with_both_numbers(record: Record) 
 
 @pytest.mark.parametrize("which", ["path", "last"])
 def test_a_damaged_stage_is_named(which: str, record: Record) -> None:
-    made = journal(record, net(0))
-    made.save({"epoch": 1})
-    made.finish({})
-    path: Path = getattr(made, which)
+    damaged = journal(record, net(0))
+    damaged.save({"epoch": 1})
+    damaged.finish({})
+    path: Path = getattr(damaged, which)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"01-hint\.(last\.)?pt: is damaged"):
-        made.finished()
-        made.load()
+        damaged.finished()
+        damaged.load()
 
 
-def test_a_row_says_when_and_of_which_stage_it_is_and_is_heard(folder: Path) -> None:
-    heard = []
-    record = Record(folder, "net", lambda *told: heard.append(told))
-    made = journal(record, net(0))
-    made.tick(0.25, 1)
-    made.row({"epoch": 1, "loss/ce": 0.5})
+def test_a_row_names_its_time_and_stage_and_reaches_the_listener(folder: Path) -> None:
+    events: list[Any] = []
+    record = Record(folder, "net", lambda *event: events.append(event))
+    under_way = journal(record, net(0))
+    under_way.tick(0.25, 1)
+    under_way.row({"epoch": 1, "loss/ce": 0.5})
     record.close()
     [line] = (folder / "metrics.jsonl").read_text().splitlines()
-    found = json.loads(line)
-    assert (found["stage"], found["epoch"], found["loss/ce"]) == ("hint", 1, 0.5)
-    assert found["time"] > 1.7e9
-    assert [told[:3] for told in heard] == [("net", "hint", 0.25), ("net", "hint", 0.5)]
-    assert (heard[0][3], heard[1][3]) == ({}, found)
+    written = json.loads(line)
+    assert (written["stage"], written["epoch"], written["loss/ce"]) == ("hint", 1, 0.5)
+    assert written["time"] > 1.7e9
+    assert [event[:3] for event in events] == [("net", "hint", 0.25), ("net", "hint", 0.5)]
+    assert (events[0][3], events[1][3]) == ({}, written)

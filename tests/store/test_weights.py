@@ -43,32 +43,30 @@ FORMS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".th"])
-def test_a_state_dict_is_found_wherever_it_is_commonly_put(
-    suffix: str, form: str, zipped: bool, tmp_path: Path
-) -> None:
-    given, path = net(), tmp_path / f"t{suffix}"
-    given[1].running_mean.fill_(7)
-    torch.save(FORMS[form](given.state_dict()), path, _use_new_zipfile_serialization=zipped)
+def test_a_state_dict_is_read_wherever_it_is_commonly_put(suffix: str, form: str, zipped: bool, tmp_path: Path) -> None:
+    model, path = net(), tmp_path / f"t{suffix}"
+    model[1].running_mean.fill_(7)
+    torch.save(FORMS[form](model.state_dict()), path, _use_new_zipfile_serialization=zipped)
     filled = net()
     loading.fill(filled, loading.read(path), path, "teacher.checkpoint")
-    assert same(copied(filled), copied(given))
+    assert same(copied(filled), copied(model))
 
 
 @pytest.mark.parametrize("form", ["plain", "module."])
 def test_safetensors_are_taken_too(form: str, tmp_path: Path) -> None:
-    given, path = net(), tmp_path / "t.safetensors"
-    safetensors.torch.save_file(FORMS[form](given.state_dict()), path)
+    model, path = net(), tmp_path / "t.safetensors"
+    safetensors.torch.save_file(FORMS[form](model.state_dict()), path)
     filled = net().double().float()
     loading.fill(filled, loading.read(path), path, "teacher.checkpoint")
-    assert same(copied(filled), copied(given))
+    assert same(copied(filled), copied(model))
 
 
-def test_what_is_written_is_read_and_has_the_digest_that_is_said(tmp_path: Path) -> None:
+def test_what_is_written_is_read_and_has_the_digest_returned(tmp_path: Path) -> None:
     import hashlib
 
-    given, path = net(), tmp_path / "t.safetensors"
-    assert weights.write(path, given) == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert same(loading.read(path), copied(given))
+    model, path = net(), tmp_path / "t.safetensors"
+    assert weights.write(path, model) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert same(loading.read(path), copied(model))
 
 
 def test_weights_of_any_memory_format_are_written(tmp_path: Path) -> None:
@@ -144,8 +142,8 @@ DAMAGED = {
 def test_an_unfit_file_is_named_in_one_line(case: str, tmp_path: Path) -> None:
     name, content, line = DAMAGED[case]
     (tmp_path / name).write_bytes(content)
-    said = refusal(tmp_path / name)
-    assert said == line if line else said.startswith("FILE: is ")
+    message = refusal(tmp_path / name)
+    assert message == line if line else message.startswith("FILE: is ")
 
 
 def test_a_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
@@ -164,10 +162,10 @@ def test_a_file_cut_short_anywhere_is_refused(whole: bytes, tmp_path: Path) -> N
 @pytest.mark.parametrize("whole", [GOOD, LEGACY, SAFE], ids=["zip", "legacy", "safetensors"])
 def test_a_damaged_file_is_only_ever_refused_or_read(whole: bytes, tmp_path: Path) -> None:
     path = tmp_path / ("t.safetensors" if whole is SAFE else "t.pt")
-    drawn = random.Random(0)
+    generator = random.Random(0)
     for _ in range(150):
-        place = drawn.randrange(len(whole))
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << drawn.randrange(8)]) + whole[place + 1 :])
+        place = generator.randrange(len(whole))
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << generator.randrange(8)]) + whole[place + 1 :])
         try:
             loading.fill(net(), loading.read(path), path, "teacher.checkpoint")
         except InputError as error:
@@ -190,10 +188,10 @@ def test_code_in_a_file_is_refused_and_never_run(
         "inside a state_dict": lambda: saved({**net().state_dict(), "epoch": evil}),
     }[form]()
     (tmp_path / "t.pt").write_bytes(content)
-    said = refusal(tmp_path / "t.pt")
+    message = refusal(tmp_path / "t.pt")
     assert not (tmp_path / "canary").exists()
     if form in ("zip", "inside a state_dict"):
-        assert said == "FILE: refused: it holds code (posix.system), not only weights"
+        assert message == "FILE: refused: it holds code (posix.system), not only weights"
 
 
 def test_a_small_file_never_takes_much_memory(tmp_path: Path) -> None:
@@ -224,7 +222,7 @@ ANOTHER = {
     ),
     "other classes": (net(classes=7).state_dict(), "2.bias is (7,) there, (3,) in the model"),
     "other width": (net(width=6).state_dict(), "0.bias is (6,) there, (4,) in the model"),
-    "nothing": ({}, "9 missing (first: 0.bias)"),
+    "no names": ({}, "9 missing (first: 0.bias)"),
     "foreign names": ({"conv1.weight": torch.ones(1)}, "9 missing (first: 0.bias), 1 left over (first: conv1.weight)"),
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,10 +11,8 @@ from tiny import Memory, config, copied, same
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from kdrun.core.experiment import Experiment
-from kdrun.core.rehearsal import noise
 from kdrun.data.splits import Data
-from kdrun.run import assembly
+from kdrun.run.assembly import Assembly, assemble, teach
 from kdrun.train.runtime import Interrupt, Runtime
 from kdrun.train.taps import Tapped
 
@@ -29,30 +26,29 @@ METHODS = ["kd", "fitnets", "gan", "wskd", "gskd method.students=[mlp_16] studen
 @pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Which batch sizes were to be compiled, in order."""
-    asked: list[int] = []
+    compiled: list[int] = []
 
     def compile_batches(self: Tapped, size: int) -> None:
-        asked.append(size)
+        compiled.append(size)
         COMPILE(self, size, "eager")
 
     monkeypatch.setattr(Tapped, "compile_batches", compile_batches)
     torch._dynamo.reset()
     counters.clear()
-    return asked
+    return compiled
 
 
-def assembled(out: Path, compiled: bool, *words: str) -> tuple[Experiment, dict[str, Any]]:
-    made = config(out, "epochs=2", "batch_size=16", *words)
-    runtime = replace(Runtime.of(made, Interrupt()), compile=compiled)
-    data = Data.read(assembly.dataset(made))
-    return assembly.assemble(made, data, runtime, lambda *heard: None, lambda line: None), made
+def assembled(out: Path, compiled: bool, *words: str) -> Assembly:
+    whole = config(out, "epochs=2", "batch_size=16", *words)
+    runtime = replace(Runtime.of(whole, Interrupt()), compile=compiled)
+    return assemble(whole, runtime, lambda *row: None, lambda line: None)
 
 
 def trained(out: Path, compiled: bool, *words: str) -> dict[str, Tensor]:
     """Returns the student's weights at the end of its training."""
-    exp, made = assembled(out, compiled, *words)
-    exp = assembly.teach(exp, made["teacher"])
-    exp.follow(exp.method(made["method"]), Memory().journal)
+    assembly = assembled(out, compiled, *words)
+    exp = teach(assembly.on(Data.read(assembly.exp.data.source)), assembly.teacher)
+    exp.follow(assembly.method, Memory().journal)
     return copied(exp.student.model)
 
 
@@ -65,7 +61,7 @@ def test_a_compiled_run_ends_where_an_uncompiled_one_does(tmp_path: Path, sizes:
     assert 0 < counters["stats"]["unique_graphs"] <= 2 * len(sizes)
 
 
-def test_each_model_is_compiled_for_the_batches_that_it_is_shown(tmp_path: Path, sizes: list[int]) -> None:
+def test_each_model_is_compiled_for_the_batches_that_it_sees(tmp_path: Path, sizes: list[int]) -> None:
     trained(tmp_path, True, "method=kd")
     assert sizes == [16, 32, 16]  # the student; the teacher while it is trained; the teacher as the student's
 
@@ -79,11 +75,9 @@ def test_other_batches_are_not_compiled(sizes: list[int]) -> None:
     assert counters["stats"]["unique_graphs"] == 1
 
 
-def test_a_rehearsal_compiles_nothing(tmp_path: Path, sizes: list[int]) -> None:
-    exp, made = assembled(tmp_path, True, "method=kd")
-    mock = replace(exp, data=noise(exp.data.source))
-    assembly.rehearsed(mock, made, made["teacher"])
-    assert sizes == [16]  # the student's, and that not yet
+def test_a_rehearsal_compiles_no_model(tmp_path: Path, sizes: list[int]) -> None:
+    assembled(tmp_path, True, "method=kd").rehearse()
+    assert sizes == []
     assert counters["stats"]["unique_graphs"] == 0
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -15,10 +16,9 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdrun.errors import Interrupted, TrainingError
-from kdrun.train.loop import fit
-from kdrun.train.runtime import Runtime
-from kdrun.train.stage import Batch, Scores, Stage, Terms, Update
-from kdrun.train.training import Recipe
+from kdrun.train.loop import Recipe, fit
+from kdrun.train.runtime import Runtime, seeded
+from kdrun.train.stage import Scores, Stage, Step, Terms, Update
 
 MOMENTUM = partial(SGD, lr=0.1, momentum=0.9, weight_decay=1e-3)
 
@@ -42,14 +42,14 @@ def recipe(optimizer: Callable[..., Optimizer] = MOMENTUM, schedule: Callable[[f
     return Recipe(epochs=2, batch_size=8, optimizer=optimizer, schedule=schedule or (lambda progress: 1.0))
 
 
-def entropy(model: nn.Module) -> Callable[[Batch, Any], Terms]:
-    return lambda batch, given: {"ce": F.cross_entropy(model(batch.images), batch.targets)}
+def entropy(model: nn.Module) -> Callable[[Step], Terms]:
+    return lambda step: {"ce": F.cross_entropy(model(step.batch.images), step.batch.targets)}
 
 
 def stage_of(model: nn.Module, updates: list[Update] | None = None, **changes: Any) -> Stage:
     updates = updates or [Update(model.parameters(), entropy(model))]
     usual = {"stream": stream(), "epochs": 2}
-    return Stage("distill", updates, nn.ModuleDict({"student": model}), **{**usual, **changes})
+    return Stage("distill", {"student": model}, updates, **{**usual, **changes})
 
 
 def scored(values: list[float], name: str = "top1") -> Callable[[], Scores]:
@@ -76,9 +76,9 @@ def test_one_update_is_torch_by_hand_to_the_last_bit(optimizer: Callable[..., Op
 def test_several_terms_go_down_as_their_sum() -> None:
     model, by_hand = net(), net()
 
-    def loss(batch: Batch, given: Any) -> Terms:
-        logits = model(batch.images)
-        return {"ce": 0.5 * F.cross_entropy(logits, batch.targets), "size": 0.1 * logits.square().mean()}
+    def loss(step: Step) -> Terms:
+        logits = model(step.batch.images)
+        return {"ce": 0.5 * F.cross_entropy(logits, step.batch.targets), "size": 0.1 * logits.square().mean()}
 
     fit(stage_of(model, [Update(model.parameters(), loss)], epochs=1), recipe(), runtime(), Memory())
     other = MOMENTUM(by_hand.parameters())
@@ -96,25 +96,36 @@ def players() -> tuple[nn.Linear, nn.Linear]:
 
 
 def test_an_update_leaves_other_players_weights_and_gradients() -> None:
-    maker, judge = players()
-    before = copied(judge)
-    update = Update(maker.parameters(), lambda batch, given: {"fool": judge(maker(batch.images)).mean()})
-    modules = nn.ModuleDict({"maker": maker, "judge": judge})
-    fit(Stage("game", [update], modules, stream(), 1), recipe(), runtime(), Memory())
-    assert same(copied(judge), before)
-    assert [parameter.grad for parameter in judge.parameters()] == [None, None]
+    maker, discriminator = players()
+    before = copied(discriminator)
+
+    def loss(step: Step) -> Terms:
+        return {"fool": discriminator(maker(step.batch.images)).mean()}
+
+    update = Update(maker.parameters(), loss, player="maker")
+    both = {"maker": maker, "discriminator": discriminator}
+    fit(Stage("game", both, [update], stream(), 1), recipe(), runtime(), Memory())
+    assert same(copied(discriminator), before)
+    assert [parameter.grad for parameter in discriminator.parameters()] == [None, None]
     assert all(parameter.grad is not None for parameter in maker.parameters())
 
 
 def test_two_players_move_in_turn_as_by_hand() -> None:
-    maker, judge = players()
-    by_hand = deepcopy((maker, judge))
+    maker, discriminator = players()
+    by_hand = deepcopy((maker, discriminator))
+
+    def fool(step: Step) -> Terms:
+        return {"fool": -discriminator(maker(step.batch.images)).mean()}
+
+    def tell(step: Step) -> Terms:
+        return {"tell": discriminator(maker(step.batch.images)).square().mean()}
+
     updates = [
-        Update(maker.parameters(), lambda batch, given: {"fool": -judge(maker(batch.images)).mean()}),
-        Update(judge.parameters(), lambda batch, given: {"tell": judge(maker(batch.images)).square().mean()}),
+        Update(maker.parameters(), fool, player="maker"),
+        Update(discriminator.parameters(), tell, player="discriminator"),
     ]
-    modules = nn.ModuleDict({"maker": maker, "judge": judge})
-    fit(Stage("game", updates, modules, stream(), 1), recipe(), runtime(), Memory())
+    both = {"maker": maker, "discriminator": discriminator}
+    fit(Stage("game", both, updates, stream(), 1), recipe(), runtime(), Memory())
     first, second = MOMENTUM(by_hand[0].parameters()), MOMENTUM(by_hand[1].parameters())
     for images, _ in stream().pairs:
         gradients = torch.autograd.grad(-by_hand[1](by_hand[0](images)).mean(), list(by_hand[0].parameters()))
@@ -126,14 +137,14 @@ def test_two_players_move_in_turn_as_by_hand() -> None:
         loss.backward()
         second.step()
     assert same(copied(maker), copied(by_hand[0]))
-    assert same(copied(judge), copied(by_hand[1]))
+    assert same(copied(discriminator), copied(by_hand[1]))
 
 
 def test_a_loss_without_terms_makes_no_step() -> None:
     model, by_hand = net(), net()
 
-    def loss(batch: Batch, given: Any) -> Terms:
-        return entropy(model)(batch, given) if batch.epoch == 1 else {}
+    def loss(step: Step) -> Terms:
+        return entropy(model)(step) if step.batch.epoch == 1 else {}
 
     memory = Memory()
     fit(stage_of(model, [Update(model.parameters(), loss)], epochs=3), recipe(), runtime(), memory)
@@ -146,9 +157,9 @@ def test_a_loss_without_terms_makes_no_step() -> None:
 def test_an_update_is_repeated_on_the_same_batch() -> None:
     model, by_hand, seen = net(), net(), []
 
-    def loss(batch: Batch, given: Any) -> Terms:
-        seen.append(batch)
-        return entropy(model)(batch, given)
+    def loss(step: Step) -> Terms:
+        seen.append(step.batch)
+        return entropy(model)(step)
 
     fit(stage_of(model, [Update(model.parameters(), loss, repeat=3)], epochs=1), recipe(), runtime(), Memory())
     other = MOMENTUM(by_hand.parameters())
@@ -185,10 +196,10 @@ def test_the_schedule_scales_every_rate_by_the_stages_progress() -> None:
         return 1 - progress
 
     def grouped(parameters: list[nn.Parameter]) -> Optimizer:
-        made = SGD([{"params": parameters[:2], "lr": 0.5}, {"params": parameters[2:]}], lr=0.1)
-        step = made.step
-        made.step = lambda: rates.append([group["lr"] for group in made.param_groups]) or step()  # type: ignore[assignment]
-        return made
+        optimizer = SGD([{"params": parameters[:2], "lr": 0.5}, {"params": parameters[2:]}], lr=0.1)
+        groups, step = optimizer.param_groups, optimizer.step
+        optimizer.step = lambda: rates.append([group["lr"] for group in groups]) or step()  # type: ignore[assignment]
+        return optimizer
 
     memory = Memory()
     fit(stage_of(model), recipe(grouped, schedule), runtime(), memory)
@@ -209,12 +220,11 @@ def test_an_update_may_bring_its_own_optimizer() -> None:
     model, other = nn.Linear(6, 2), nn.Linear(6, 2)
     before = copied(other)
     updates = [
-        Update(model.parameters(), entropy(model)),
-        Update(other.parameters(), entropy(other), partial(SGD, lr=0.0)),
+        Update(model.parameters(), entropy(model), player="one"),
+        Update(other.parameters(), entropy(other), partial(SGD, lr=0.0), player="two"),
     ]
     memory = Memory()
-    modules = nn.ModuleDict({"one": model, "two": other})
-    fit(Stage("both", updates, modules, stream(), 1), recipe(), runtime(), memory)
+    fit(Stage("both", {"one": model, "two": other}, updates, stream(), 1), recipe(), runtime(), memory)
     assert same(copied(other), before)
     assert (memory.rows[0]["lr/0"], memory.rows[0]["lr/1"]) == (0.1, 0.0)
 
@@ -223,8 +233,8 @@ def test_an_update_may_reuse_the_optimizer_of_an_earlier_one() -> None:
     model, by_hand = net(), net()
     first = Update(model.parameters(), entropy(model))
 
-    def again(batch: Batch, given: Any) -> Terms:
-        return {"half": 0.5 * F.cross_entropy(model(batch.images[:4]), batch.targets[:4])}
+    def again(step: Step) -> Terms:
+        return {"half": 0.5 * F.cross_entropy(model(step.batch.images[:4]), step.batch.targets[:4])}
 
     fit(stage_of(model, [first, Update([], again, first)], epochs=1), recipe(), runtime(), Memory())
     other = MOMENTUM(by_hand.parameters())
@@ -236,62 +246,115 @@ def test_an_update_may_reuse_the_optimizer_of_an_earlier_one() -> None:
     assert same(copied(model), copied(by_hand))
 
 
+class Frozen(nn.Linear):
+    """A model that an update does not move; it notes each run: whether with gradients, and in which precision."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 2)
+        self.grads: list[bool] = []
+        self.dtypes: list[torch.dtype] = []
+        self.image_count = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        self.grads.append(torch.is_grad_enabled())
+        self.dtypes.append(logits.dtype)
+        self.image_count += len(images)
+        return logits
+
+
+def towards(model: nn.Module, frozen: nn.Module, name: str = "mse") -> Callable[[Step], Terms]:
+    """A loss that reads a frozen model's outputs of the step."""
+    return lambda step: {name: F.mse_loss(model(step.batch.images), step(frozen) + 1)}
+
+
 def test_frozen_models_run_once_a_batch_without_gradients() -> None:
-    model, asked, heard = net(), [], []
+    model, frozen, answers = net(), Frozen(), []
 
-    def given(batch: Batch) -> Tensor:
-        assert not torch.is_grad_enabled()
-        asked.append(batch)
-        return model(batch.images)
+    def loss(step: Step) -> Terms:
+        answers.append(step(frozen))
+        assert not answers[-1].requires_grad
+        return towards(model, frozen)(step)
 
-    def loss(batch: Batch, said: Tensor) -> Terms:
-        assert not said.requires_grad
-        heard.append(id(said))
-        return {"ce": F.mse_loss(model(batch.images), said + 1)}
+    def more(step: Step) -> Terms:
+        answers.append(step(frozen))
+        return towards(model, frozen, "more")(step)
 
-    updates = [Update(model.parameters(), loss, repeat=2), Update(model.parameters(), loss)]
-    fit(stage_of(model, updates, epochs=1, given=given), recipe(), runtime(), Memory())
-    assert len(asked) == 5
-    assert len(heard) == 15
-    assert all(len(set(heard[place : place + 3])) == 1 for place in range(0, 15, 3))
+    updates = [Update(model.parameters(), loss, repeat=2), Update(model.parameters(), more)]
+    fit(stage_of(model, updates, epochs=1), recipe(), runtime(), Memory())
+    assert frozen.grads == [False] * 5
+    assert len(answers) == 15
+    assert all(len(set(map(id, answers[place : place + 3]))) == 1 for place in range(0, 15, 3))
 
 
 @pytest.mark.parametrize("at", [None, 3, 7])
 def test_images_for_frozen_models_are_counted_over_interruptions(at: int | None) -> None:
-    shown = 100  # before this stage
+    frozen = Frozen()
+    frozen.image_count = 100  # before this stage
 
-    def given(batch: Batch) -> None:
-        nonlocal shown
-        shown += len(batch.images)
+    def stage() -> Stage:
+        model = net()
+        updates = [Update(model.parameters(), towards(model, frozen))]
+        return stage_of(model, updates, teacher_images=lambda: frozen.image_count)
 
     stopping, memory = runtime(), Memory()
     if at:
         memory.stop = (stopping, at)
         with pytest.raises(Interrupted):
-            fit(stage_of(net(), given=given, asked=lambda: shown), recipe(), stopping, memory)
-        shown += 1000  # by someone else
-    stage = stage_of(net(), given=given, asked=lambda: shown)
-    assert fit(stage, recipe(), runtime(), Memory(memory.state))["asked"] == 2 * 5 * 8
+            fit(stage(), recipe(), stopping, memory)
+        assert memory.state is not None
+        assert memory.state["teacher_images"] == at * 8
+        frozen.image_count += 1000  # by someone else
+    assert fit(stage(), recipe(), runtime(), Memory(memory.state))["teacher_images"] == 2 * 5 * 8
+
+
+def burn(seconds: float) -> None:
+    """Keeps the processor busy, where a sleep would not."""
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+@pytest.mark.parametrize("at", [None, 4, 7])
+def test_seconds_are_counted_over_interruptions(at: int | None) -> None:
+    def stage() -> Stage:
+        model = net()
+
+        def loss(step: Step) -> Terms:
+            burn(0.01)
+            time.sleep(0.01)
+            return entropy(model)(step)
+
+        return stage_of(model, [Update(model.parameters(), loss)])
+
+    stopping, memory = runtime(), Memory()
+    if at:
+        memory.stop = (stopping, at)
+        with pytest.raises(Interrupted):
+            fit(stage(), recipe(), stopping, memory)
+        assert memory.state is not None
+        assert memory.state["train_cpu_seconds"] >= at * 0.01
+        assert memory.state["train_seconds"] >= at * 0.02
+        burn(1)  # is no part of the training
+    scores = fit(stage(), recipe(), runtime(), Memory(memory.state))
+    assert 10 * 0.01 <= scores["train_cpu_seconds"] < 1
+    assert scores["train_seconds"] >= 10 * 0.02
+    assert scores["train_seconds"] - scores["train_cpu_seconds"] >= 0.05  # it slept for 0.1
 
 
 def test_frozen_models_answer_in_the_runs_precision() -> None:
-    model, frozen, dtypes = net(), nn.Linear(6, 2), []
-
-    def loss(batch: Batch, given: Any) -> Terms:
-        dtypes.append(given.dtype)
-        return entropy(model)(batch, given)
-
-    stage = stage_of(model, [Update(model.parameters(), loss)], given=lambda batch: frozen(batch.images))
+    model, frozen = net(), Frozen()
+    stage = stage_of(model, [Update(model.parameters(), towards(model, frozen))])
     fit(stage, recipe(), Runtime(torch.device("cpu"), precision="bf16"), Memory())
-    assert set(dtypes) == {torch.bfloat16}
+    assert frozen.dtypes == [torch.bfloat16] * 10
 
 
-def test_losses_are_computed_in_the_precision_that_was_asked_for() -> None:
+def test_losses_are_computed_in_the_runs_precision() -> None:
     model, kinds = nn.Linear(6, 2), []
 
-    def loss(batch: Batch, given: Any) -> Terms:
-        kinds.append(model(batch.images).dtype)
-        return entropy(model)(batch, given)
+    def loss(step: Step) -> Terms:
+        kinds.append(model(step.batch.images).dtype)
+        return entropy(model)(step)
 
     stage = stage_of(model, [Update(model.parameters(), loss)], epochs=1)
     fit(stage, recipe(), Runtime(torch.device("cpu"), precision="bf16"), Memory())
@@ -303,8 +366,8 @@ def test_a_row_holds_the_mean_of_each_term_over_its_epoch() -> None:
     values = iter(range(1, 11))
     model, memory = nn.Linear(6, 2), Memory()
 
-    def loss(batch: Batch, given: Any) -> Terms:
-        return {"count": model(batch.images).sum() * 0 + next(values)}
+    def loss(step: Step) -> Terms:
+        return {"count": model(step.batch.images).sum() * 0 + next(values)}
 
     stage = stage_of(model, [Update(model.parameters(), loss)], evaluate=scored([0.5, 0.25]))
     fit(stage, recipe(), runtime(), memory)
@@ -313,12 +376,26 @@ def test_a_row_holds_the_mean_of_each_term_over_its_epoch() -> None:
     assert [row["epoch"] for row in memory.rows] == [1, 2]
 
 
+def test_a_term_that_some_steps_lack_has_the_mean_of_the_others() -> None:
+    model, memory, number = nn.Linear(6, 2), Memory(), 0
+
+    def loss(step: Step) -> Terms:
+        nonlocal number
+        number += 1
+        nil = model(step.batch.images).sum() * 0
+        return {"each": nil + number} if number % 2 else {"each": nil + number, "even": nil + number}
+
+    fit(stage_of(model, [Update(model.parameters(), loss)], epochs=1), recipe(), runtime(), memory)
+    assert memory.rows[0]["loss/each"] == pytest.approx((1 + 2 + 3 + 4 + 5) / 5)
+    assert memory.rows[0]["loss/even"] == pytest.approx((2 + 4) / 2)
+
+
 def test_every_epoch_is_in_train_mode_whatever_scoring_left() -> None:
     model, modes = net(), []
 
-    def loss(batch: Batch, given: Any) -> Terms:
+    def loss(step: Step) -> Terms:
         modes.append(model.training)
-        return entropy(model)(batch, given)
+        return entropy(model)(step)
 
     def evaluate() -> Scores:
         model.eval()
@@ -329,15 +406,15 @@ def test_every_epoch_is_in_train_mode_whatever_scoring_left() -> None:
     assert modes == [True] * 10
 
 
-def poisoned(model: nn.Module, at: int, value: float) -> Callable[[Batch, Any], Terms]:
+def poisoned(model: nn.Module, at: int, value: float) -> Callable[[Step], Terms]:
     """A loss one of whose terms is ``value`` in step number ``at``."""
     steps = 0
 
-    def loss(batch: Batch, given: Any) -> Terms:
+    def loss(step: Step) -> Terms:
         nonlocal steps
         steps += 1
         factor = value if steps == at else 0.0
-        return {**entropy(model)(batch, given), "soft": model(batch.images).mean() * 0 + factor}
+        return {**entropy(model)(step), "soft": model(step.batch.images).mean() * 0 + factor}
 
     return loss
 
@@ -366,7 +443,7 @@ def test_a_weight_that_is_not_finite_is_named_and_never_saved() -> None:
         if len(steps) == 3:
             model[0].weight[0, 0] = math.inf
 
-    update = Update(model.parameters(), lambda batch, given: {"ce": model[3].weight.sum()}, after_step=spoil)
+    update = Update(model.parameters(), lambda step: {"ce": model[3].weight.sum()}, after_step=spoil)
     with pytest.raises(TrainingError) as caught:
         fit(stage_of(model, [update]), recipe(), runtime(0.0), memory)
     line = "stage distill, epoch 1: a weight is not finite (lr=0.1); try a smaller learning rate"
@@ -400,7 +477,7 @@ def test_the_best_epoch_is_restored_and_ties_go_to_the_earlier(
     scores = fit(stage, recipe(), runtime(), Memory())
     assert same(copied(model), after[kept - 1])
     assert (scores["top1"], scores["epoch"]) == (values[kept - 1], kept)
-    assert scores["seconds"] > 0
+    assert scores["train_seconds"] > 0
 
 
 def test_a_stage_ends_early_where_it_has_what_it_wants() -> None:
@@ -418,10 +495,10 @@ def test_a_finished_stage_that_is_loaded_is_not_trained_again() -> None:
     assert same(copied(again), copied(model))
 
 
-def noisy(model: nn.Module) -> Callable[[Batch, Any], Terms]:
+def noisy(model: nn.Module) -> Callable[[Step], Terms]:
     """A loss that draws random numbers."""
-    return lambda batch, given: {
-        "ce": F.cross_entropy(model(batch.images + torch.randn(8, 6)), batch.targets),
+    return lambda step: {
+        "ce": F.cross_entropy(model(step.batch.images + torch.randn(8, 6)), step.batch.targets),
     }
 
 
@@ -458,10 +535,11 @@ def test_a_stage_that_is_interrupted_goes_on_with_the_same_bits(at: int, optimiz
     again = fit(long_stage(second), half, runtime(), rest)
     assert same(copied(second), copied(whole))
     assert rows(broken, rest) == rows(unbroken)
-    assert {**again, "seconds": 0} == {**scores, "seconds": 0}
+    clocks = {"train_seconds": 0, "train_cpu_seconds": 0}
+    assert {**again, **clocks} == {**scores, **clocks}
 
 
-def test_a_finished_stage_goes_on_when_given_more_epochs() -> None:
+def test_a_finished_stage_goes_on_when_it_gets_more_epochs() -> None:
     whole, short, more = net(), net(), net()
     torch.manual_seed(5)
     fit(long_stage(whole, 4), recipe(), runtime(), Memory())
@@ -499,3 +577,14 @@ def test_device_reads_do_not_grow_with_the_length_of_an_epoch(monkeypatch: pytes
         return syncs.count + len(lists)
 
     assert read(3) == read(30) <= 6
+
+
+def test_draws_from_a_seed_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    with seeded(7):
+        first = torch.rand(4)
+    assert torch.equal(torch.rand(4), expected)
+    with seeded(7):
+        assert torch.equal(torch.rand(4), first)

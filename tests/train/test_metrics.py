@@ -37,11 +37,11 @@ def test_top1_is_a_part_of_one_and_the_loss_is_in_nats() -> None:
     logits, targets = guesses()
     right = [row.argmax() == target for row, target in zip(logits.numpy(), targets.numpy(), strict=True)]
     nats = [-np.log(row[target]) for row, target in zip(softmax(logits), targets.numpy(), strict=True)]
-    found = measure("classification", logits, targets)
-    assert found == {"top1": pytest.approx(np.mean(right)), "loss": pytest.approx(np.mean(nats), rel=1e-5)}
+    scores = measure("classification", logits, targets)
+    assert scores == {"top1": pytest.approx(np.mean(right)), "loss": pytest.approx(np.mean(nats), rel=1e-5)}
 
 
-def test_a_model_that_knows_nothing_has_the_loss_of_a_coin() -> None:
+def test_a_model_that_knows_no_class_has_the_loss_of_a_coin() -> None:
     assert measure("classification", torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]))["loss"] == pytest.approx(np.log(2))
 
 
@@ -90,8 +90,8 @@ def test_a_student_is_scored_by_teacher_right_and_teacher_wrong() -> None:
     right, wrong = [], []
     for one, other, target in pairs:
         (right if other == target else wrong).append(one == target)
-    found = beside_teacher(student, teacher, targets)
-    assert found == {
+    scores = beside_teacher(student, teacher, targets)
+    assert scores == {
         "top1_teacher_right": pytest.approx(np.mean(right)),
         "top1_teacher_wrong": pytest.approx(np.mean(wrong)),
     }
@@ -104,11 +104,11 @@ def test_a_perfect_teacher_leaves_no_scores_on_its_errors() -> None:
 
 def test_psnr_and_l1_are_of_pixels_from_0_to_1() -> None:
     generator = torch.Generator().manual_seed(0)
-    made, wanted = torch.rand(2, 4, 3, 5, 5, generator=generator)
-    apart = made.double().numpy() - wanted.double().numpy()
-    found = measure("translation", made, wanted)
-    assert found["psnr_db"] == pytest.approx(10 * np.log10(1 / (apart**2).mean()), rel=1e-5)
-    assert found["l1"] == pytest.approx(np.abs(apart).mean(), rel=1e-5)
+    images, wanted = torch.rand(2, 4, 3, 5, 5, generator=generator)
+    difference = images.double().numpy() - wanted.double().numpy()
+    scores = measure("translation", images, wanted)
+    assert scores["psnr_db"] == pytest.approx(10 * np.log10(1 / (difference**2).mean()), rel=1e-5)
+    assert scores["l1"] == pytest.approx(np.abs(difference).mean(), rel=1e-5)
 
 
 def test_an_image_that_is_off_by_a_tenth_everywhere_has_20_db() -> None:
@@ -131,9 +131,9 @@ def test_the_classes_of_cityscapes_have_their_official_colours() -> None:
 def test_a_blurred_fence_is_scored_and_a_rail_track_is_not() -> None:
     blurred_fence, rail_track = (190 - 39, 153, 153), (230, 150, 140)
     wanted = torch.tensor([[(190, 153, 153), blurred_fence, rail_track]]).permute(2, 0, 1)[None] / 255
-    made = torch.tensor([[(190, 153, 153), (0, 0, 142), (0, 0, 142)]]).permute(2, 0, 1)[None] / 255
+    images = torch.tensor([[(190, 153, 153), (0, 0, 142), (0, 0, 142)]]).permute(2, 0, 1)[None] / 255
     palette, names = [COLOURS["fence"], COLOURS["car"]], ["fence", "car"]
-    assert label_map_scores(made, wanted, palette, names)["recall/fence"] == 0.5
+    assert label_map_scores(images, wanted, palette, names)["recall/fence"] == 0.5
 
 
 def test_predictions_are_in_order_in_fp32_and_without_gradients() -> None:

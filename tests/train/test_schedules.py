@@ -12,8 +12,8 @@ def test_the_mnist_example_schedule_falls_once_an_epoch():
     node = compose(["schedule=step_mnist"])["schedule"]
     steps = Steps(node["milestones"], node["factor"])
     for batches in (1, 844, 938):
-        found = [steps(done / (14 * batches)) for done in range(14 * batches)]
-        assert found == pytest.approx([0.7 ** (done // batches) for done in range(14 * batches)])
+        factors = [steps(done / (14 * batches)) for done in range(14 * batches)]
+        assert factors == pytest.approx([0.7 ** (done // batches) for done in range(14 * batches)])
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_an_optimizer_has_the_settings_that_its_file_speaks_of(name, settings):
     assert {key: node[key] for key in settings} == settings
 
 
-def test_constant_leaves_the_rate_alone():
+def test_constant_leaves_the_rate_as_it_is():
     assert {Constant()(progress / 10) for progress in range(11)} == {1.0}
 
 

@@ -10,6 +10,7 @@ import torch
 from tiny import copied, same
 from torch import Tensor, nn
 
+from kdrun.errors import ConfigError
 from kdrun.train.taps import Renormalized, Tapped, freeze
 
 
@@ -75,7 +76,7 @@ def test_a_tap_gives_the_same_when_the_rest_is_not_computed() -> None:
         assert torch.equal(tapped.until(IMAGES, place), feature)
 
 
-def test_nothing_behind_the_tap_is_computed_or_changed() -> None:
+def test_modules_behind_the_tap_neither_run_nor_change() -> None:
     tapped = Tapped(net(), ["first.bn", "second"]).train()
     before = copied(tapped)
     tapped.until(IMAGES, 0)
@@ -101,7 +102,7 @@ def test_after_a_pass_that_failed_the_next_one_is_whole() -> None:
     assert torch.equal(tapped(IMAGES).logits, expected)
 
 
-def test_a_feature_does_not_outlive_those_who_asked_for_it() -> None:
+def test_a_feature_does_not_outlive_its_last_user() -> None:
     tapped = Tapped(net(), ["first", "second"])
     seen = [weakref.ref(feature) for feature in tapped(IMAGES).features]
     gc.collect()
@@ -109,6 +110,45 @@ def test_a_feature_does_not_outlive_those_who_asked_for_it() -> None:
     part = weakref.ref(tapped.until(IMAGES, 1))
     gc.collect()
     assert part() is None
+
+
+def in_place() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(108, 5))
+
+
+def overwritten(tap: str) -> str:
+    what = f"taps: '{tap}' is overwritten by a module behind it that works in place"
+    return f"{what}; tap that one, or the block around both"
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_tap_that_a_later_module_overwrites_is_an_error(grad: bool) -> None:
+    with torch.set_grad_enabled(grad), pytest.raises(ConfigError) as caught:
+        Tapped(in_place(), ["0"])(IMAGES)
+    assert str(caught.value) == overwritten("0")
+
+
+def test_a_tap_behind_the_module_in_place_has_its_value() -> None:
+    expected = in_place()[0](IMAGES).relu()
+    [feature] = Tapped(in_place(), ["1"])(IMAGES).features
+    assert torch.equal(feature, expected)
+
+
+def test_a_tap_at_which_the_pass_ends_is_not_overwritten() -> None:
+    assert torch.equal(Tapped(in_place(), ["0"]).until(IMAGES, 0), in_place()[0](IMAGES))
+
+
+@pytest.mark.parametrize("tap", ["bn1", "layer1.0.bn1", "layer1.0.bn2"])
+def test_an_overwritten_tap_of_a_torchvision_resnet_is_named(tap: str) -> None:
+    from torchvision.models import resnet18
+
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(ConfigError) as caught:
+        Tapped(resnet18(), ["layer1.0", tap])(images)
+    assert str(caught.value) == overwritten(tap)
+    taps = ["relu", "layer1.0.conv2", "layer1.0.relu", "layer1.0", "layer1"]
+    assert len(Tapped(resnet18(), taps)(images).features) == len(taps)
 
 
 def test_a_copy_of_a_tapped_model_taps_itself() -> None:
@@ -123,7 +163,7 @@ def test_a_copy_of_a_tapped_model_taps_itself() -> None:
 def test_a_model_counts_images_in_full_and_partial_forwards() -> None:
     tapped = Tapped(net(), ["first"]).eval()
     tapped(IMAGES), tapped(IMAGES[:2]), tapped.until(IMAGES[:3], 0)
-    assert tapped.asked == 6 + 2 + 3
+    assert tapped.image_count == 6 + 2 + 3
 
 
 def test_renormalizing_replaces_one_normalization_by_another() -> None:
@@ -134,17 +174,17 @@ def test_renormalizing_replaces_one_normalization_by_another() -> None:
         return (pixels - torch.tensor(mean).view(2, 1, 1)) / torch.tensor(std).view(2, 1, 1)
 
     tapped = Tapped(net().double(), ["first", "second"]).eval()
-    shown = Renormalized(tapped, (mean, std), (own_mean, own_std)).double()
+    renormalized = Renormalized(tapped, (mean, std), (own_mean, own_std)).double()
     expected = tapped(normalized(own_mean, own_std))
-    outputs = shown(normalized(mean, std))
+    outputs = renormalized(normalized(mean, std))
     torch.testing.assert_close(outputs.logits, expected.logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(outputs.features, expected.features, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(shown.until(normalized(mean, std), 1), expected.features[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(renormalized.until(normalized(mean, std), 1), expected.features[1], rtol=1e-5, atol=1e-5)
 
 
-def test_renormalizing_to_the_same_changes_nothing() -> None:
-    tapped, look = Tapped(net()).eval(), ([0.5, 0.25], [0.25, 0.5])
-    assert torch.equal(Renormalized(tapped, look, look)(IMAGES).logits, tapped(IMAGES).logits)
+def test_renormalizing_to_the_same_leaves_the_logits_as_they_are() -> None:
+    tapped, normalization = Tapped(net()).eval(), ([0.5, 0.25], [0.25, 0.5])
+    assert torch.equal(Renormalized(tapped, normalization, normalization)(IMAGES).logits, tapped(IMAGES).logits)
 
 
 def test_a_frozen_model_scores_without_gradient_or_change() -> None:
