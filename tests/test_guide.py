@@ -19,7 +19,7 @@ from tiny import COMPOSER
 
 import kdrun
 from kdrun.cli import main
-from kdrun.config.places import OwnConf
+from kdrun.config.places import UserConf
 from kdrun.config.sweep import jobs
 from kdrun.run.assembly import check_nodes
 
@@ -87,7 +87,7 @@ def test_every_key_that_the_guide_names_in_passing_is_taken(compose: Callable[..
 def test_what_the_guide_says_of_packages_is_what_kdrun_asks_for() -> None:
     (block,) = [code for _, kind, code in BLOCK.findall(GUIDE) if kind == "toml"]
     assert list(tomllib.loads(block)["project"]["entry-points"]) == ["kdrun.conf"]
-    assert "kdrun.conf" in str(OwnConf.__doc__)
+    assert "kdrun.conf" in str(UserConf.__doc__)
 
 
 def test_every_block_of_the_librarys_guide_runs_and_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

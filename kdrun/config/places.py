@@ -26,7 +26,7 @@ CONFIG_DIR: ContextVar[Path | None] = ContextVar("config_dir", default=None)
 """A folder of further YAML files, for the search paths that are made inside ``searching``."""
 
 
-class OwnConf(SearchPathPlugin):
+class UserConf(SearchPathPlugin):
     """Adds ``conf/`` of the working directory, every entry point of the group ``kdrun.conf``, and ``CONFIG_DIR``.
 
     They come after the shipped files, so that a file of the same name cannot replace one unnoticed. Models as teachers
@@ -69,7 +69,7 @@ def searching(config_dir: Path | None) -> Iterator[None]:
     """
     if config_dir is not None and not config_dir.is_dir():
         raise ConfigError("--config-dir", f"no folder {str(config_dir)!r}")
-    for plugin in (Conf, Roles, OwnConf):
+    for plugin in (Conf, Roles, UserConf):
         Plugins.instance().register(plugin)
     token = CONFIG_DIR.set(config_dir)
     try:
