@@ -78,7 +78,7 @@ def fault(config: dict[str, Any]) -> ConfigError | None:
     from kdrun.train.runtime import Runtime
 
     try:
-        assemble(config, Runtime(torch.device("cpu")), lambda *row: None, lambda line: None).rehearse()
+        assemble(config, Runtime(torch.device("cpu")), lambda *row: None, lambda line: None).summaries()
     except ConfigError as refusal:
         return refusal
     return None
@@ -98,7 +98,7 @@ def job(
     """
     traced = os.environ.get("HYDRA_FULL_ERROR", "0")  # the user's value, before launch() changes it
 
-    def train(cfg: Any) -> float:
+    def one(cfg: Any) -> float:
         words = list(HydraConfig.get().overrides.task)
         overrides = [word.removeprefix("++") if word.removeprefix("++") in spelled else word for word in words]
         label = f"{HydraConfig.get().job.num}_{job_label(overrides, keys)}".rstrip("_")
@@ -113,7 +113,7 @@ def job(
             codes.append(complain(fault, label, traced))
             return float("nan")
 
-    return train
+    return one
 
 
 def forced(options: Options, word: str) -> str:

@@ -27,7 +27,7 @@ Each = list[float] | None
 
 
 @dataclass(kw_only=True)
-class Recipe:
+class TeacherRecipe:
     """How the teacher is trained."""
 
     epochs: Annotated[int, "[1, 100000]"] = 20
@@ -86,7 +86,7 @@ def check_root(config: Mapping[str, Any]) -> None:
     teacher = config["teacher"]
     if teacher is not None:
         check_keys(teacher, Teacher, "teacher", closed=False)
-        check_keys(teacher["recipe"], Recipe, "teacher.recipe")
+        check_keys(teacher["recipe"], TeacherRecipe, "teacher.recipe")
 
 
 def check_keys(node: Mapping[str, Any], schema: type, where: str, closed: bool = True) -> None:

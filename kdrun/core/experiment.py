@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdrun.config.build import Builder
 from kdrun.config.nodes import BASELINE, Node
-from kdrun.core.models import Plan, Trained, initialised, key_fields, shapes
+from kdrun.core.models import Plan, Trained, initialised, key_fields, shapes, untrained_key
 from kdrun.core.sequence import Outcome, follow
 from kdrun.data.splits import Data
 from kdrun.data.streams import FirstBatches, Stream, batches, pixels
@@ -21,7 +21,7 @@ from kdrun.errors import ConfigError
 from kdrun.models import loading
 from kdrun.store import weights
 from kdrun.store.checkpoint import Journals, journals
-from kdrun.store.model_store import ModelStore, differences
+from kdrun.store.model_store import ModelStore, differences, key
 from kdrun.store.record import Listener, Record
 from kdrun.train.loop import Recipe
 from kdrun.train.metrics import TASKS, Score, measure, predict
@@ -51,6 +51,7 @@ class Experiment:
         listen: called at every step, for a progress display.
         notice: called with one line that the user should see.
         chain: the trained models that this training has used, in order; the teacher is first.
+        untrained: models with their initial weights, built by a rehearsal and not yet taken, see ``untrained_key``.
     """
 
     data: Data
@@ -66,6 +67,7 @@ class Experiment:
     listen: Listener
     notice: Callable[[str], None]
     chain: list[Trained] = field(default_factory=list)
+    untrained: dict[str, Tapped] = field(default_factory=dict)
 
     @property
     def teacher(self) -> Trained:
@@ -89,8 +91,20 @@ class Experiment:
 
     def initialised(self, node: Node, seed: int, where: str = "student") -> Tapped:
         """Returns the model of ``node`` on the device; its initial weights depend only on the seed and the node."""
+        return self.compiled(self.built(node, seed, where))
+
+    def built(self, node: Node, seed: int, where: str = "student") -> Tapped:
+        """Returns the model as ``initialised`` does, not compiled; a model that a rehearsal has built is taken."""
         source, device, tapped = self.data.source, self.runtime.device, "features" in self.reads
-        net = initialised(node, seed, source, device, self.builder, where, tapped)
+        net = self.untrained.pop(untrained_key(node, seed), None)
+        return net or initialised(node, seed, source, device, self.builder, where, tapped)
+
+    def taps(self, node: Node) -> list[str]:
+        """Returns the taps of the model of ``node`` in this experiment; none if the method reads no features."""
+        return list(node.get("taps", ())) if "features" in self.reads else []
+
+    def compiled(self, net: Tapped) -> Tapped:
+        """Returns ``net``, compiled for the recipe's batch size if the run compiles its models."""
         if self.runtime.compile:
             net.compile_batches(self.recipe.batch_size)
         return net
@@ -190,24 +204,29 @@ class Experiment:
         """
         method, plan = method or self.baseline, plan or self.teacher_plan
         fields = self.key_fields(model, method, teacher, plan)
+        for link in self.chain:
+            if (link.key, link.taps) == (key(fields), self.taps(model)):
+                return link
+        net = self.built(model, plan.seed)
         with seeded(plan.seed):  # later random numbers must not depend on whether the model was trained or loaded
             folder, manifest = self.store.get(
-                model["name"], fields, lambda folder: self._train(folder, model, method, teacher, plan)
+                model["name"], fields, lambda folder: self._train(folder, net, model, method, teacher, plan)
             )
         if difference := differences(self.runtime.environment(), manifest["environment"]):
             self.notice(f"{folder.name} was trained elsewhere: {difference}; a retraining may differ in the last bits")
-        net = self.initialised(model, plan.seed)
         path = folder / "model.safetensors"
         loading.fill(net.model, loading.read(path), path, model["name"])
-        trained = Trained(freeze(net), model["name"], manifest["key"], manifest["scores"], folder)
+        trained = Trained(freeze(self.compiled(net)), model["name"], manifest["key"], manifest["scores"], folder)
         self.chain.append(trained)
         return trained
 
-    def _train(self, folder: Path, model: Node, method: Node, teacher: Trained | None, plan: Plan) -> dict[str, Any]:
-        """Trains ``model`` in ``folder``; returns the content of its manifest."""
+    def _train(
+        self, folder: Path, net: Tapped, model: Node, method: Node, teacher: Trained | None, plan: Plan
+    ) -> dict[str, Any]:
+        """Trains ``net``, the model of the node ``model``, in ``folder``; returns the content of its manifest."""
         teachers = (teacher,) if teacher else ()
         exp = replace(self, student_node=model, teachers=teachers, plan=plan, chain=list(teachers))
-        exp = replace(exp, student=exp.initialised(model, plan.seed))
+        exp = replace(exp, student=exp.compiled(net))
         record = Record(folder, f"{model['name']} by {method['name']}", self.listen)
         try:
             record.text("model", str(model))

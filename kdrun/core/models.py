@@ -89,8 +89,16 @@ class Trained:
     @property
     def image_count(self) -> int:
         """How many images the model has been run on so far, wholly or up to a tap."""
-        net = self.model if isinstance(self.model, Tapped) else self.model.model
-        return net.image_count
+        return self._tapped.image_count
+
+    @property
+    def taps(self) -> list[str]:
+        """The taps whose outputs it returns."""
+        return self._tapped.taps
+
+    @property
+    def _tapped(self) -> Tapped:
+        return self.model if isinstance(self.model, Tapped) else self.model.model
 
 
 def key_fields(
@@ -180,6 +188,11 @@ def initialised(
         images = f"{source.channels}x{source.size}x{source.size}"
         raise ConfigError(where, f"does not take images of {images}: {str(fault).splitlines()[0]}") from fault
     return net
+
+
+def untrained_key(node: Node, seed: int) -> str:
+    """Returns what the initial weights and the taps of the model of ``node`` depend on, in one experiment."""
+    return repr((sorted(architecture(node).items()), node.get("taps", ()), seed))
 
 
 def shapes(net: Tapped | Renormalized, source: Source, device: torch.device) -> list[torch.Size]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from kdrun.config.nodes import Node
 from kdrun.core.experiment import Experiment
-from kdrun.core.models import Plan, Trained
-from kdrun.core.sequence import deployed
+from kdrun.core.models import Plan, Trained, untrained_key
+from kdrun.core.sequence import deployed_module
 from kdrun.data.source import Source, Split
 from kdrun.data.splits import NOISE, Data
 from kdrun.errors import ConfigError, KdrunError
@@ -25,7 +25,7 @@ from kdrun.train.taps import Tapped, freeze
 if TYPE_CHECKING:
     from kdrun.methods.base import AnyMethod
 
-IMAGES = 2
+BATCH = 2
 """The number of images in a rehearsal's batch: the fewest that BatchNorm can train on."""
 
 
@@ -78,27 +78,47 @@ class Rehearsal(Experiment):
         }
         return cls(**{**parts, **changes})
 
+    def built(self, node: Node, seed: int, where: str = "student") -> Tapped:
+        """Returns a copy of the model of ``node``; the model itself is kept for the training."""
+        net = super().built(node, seed, where)
+        self.untrained[untrained_key(node, seed)] = net
+        return deepcopy(net)
+
     def trained(
-        self, model: Node, method: Node | None = None, teacher: Trained | None = None, plan: Plan | None = None
+        self,
+        model: Node,
+        method: Node | None = None,
+        teacher: Trained | None = None,
+        plan: Plan | None = None,
+        where: str = "student",
     ) -> Trained:
-        """Rehearses the training of ``model`` and returns it untrained; later calls return the same model."""
+        """Rehearses the training of ``model`` and returns it untrained; later calls return the same model.
+
+        ``where`` is the dotted key of ``model``, for errors.
+        """
         method, plan = method or self.baseline, plan or self.teacher_plan
         plan = replace(plan, node=small(plan.node))
         depends = repr((model, method, teacher.key if teacher else None, plan))
         if depends not in self.known:
-            net, name = self.initialised(model, plan.seed), model.get("name", "model")
+            net, name = self.initialised(model, plan.seed, where), model.get("name", "model")
             teachers = (teacher,) if teacher else ()
             changes: dict[str, Any] = {"student": net, "student_node": model, "teachers": teachers}
             other = replace(self, plan=plan, trains=name, **changes)
-            self.check_link(other.rehearse(other.method(method)), net, method["name"])
+            self.check_link(other.follow_dry(other.method(method)), net, method["name"])
             self.known[depends] = Trained(freeze(net), name, key({"depends": depends}), {})
         return self.known[depends]
+
+    def teacher_of(self, node: Node) -> Trained:
+        """Returns the teacher of ``node`` untrained; its training is rehearsed unless it has a checkpoint."""
+        if not node["checkpoint"]:
+            return self.trained(node, where="teacher")
+        return Trained(freeze(self.initialised(node, self.teacher_plan.seed, "teacher")), node["name"], "external", {})
 
     def classifier(self, model: Tapped | Trained, where: str) -> nn.Linear:
         self.read.add("classifier")
         return super().classifier(model, where)
 
-    def rehearse(self, method: AnyMethod) -> nn.Module:
+    def follow_dry(self, method: AnyMethod) -> nn.Module:
         """Goes through the stages of ``method``; returns the module that the last stage deploys.
 
         Raises:
@@ -112,7 +132,7 @@ class Rehearsal(Experiment):
                 scores = self._scores(stage)
         except StopIteration:
             self._check_reads(method)
-            return deployed(stage)
+            return deployed_module(stage)
         except KdrunError:
             raise
         except (RuntimeError, ValueError, AttributeError, LookupError, TypeError) as error:
@@ -180,16 +200,16 @@ class WatchedFeatures(list[Tensor]):
 
 def small(node: dict[str, Any]) -> dict[str, Any]:
     """Returns a recipe's node with the batch size of a rehearsal."""
-    return {**node, "batch_size": IMAGES}
+    return {**node, "batch_size": BATCH}
 
 
 def noise(source: Source) -> Data:
-    """Returns random images of the shape that ``source`` describes, ``IMAGES`` in each split."""
+    """Returns random images of the shape that ``source`` describes, ``BATCH`` in each split."""
     generator = torch.Generator().manual_seed(0)
-    shape = (IMAGES, source.channels, source.size, source.size)
+    shape = (BATCH, source.channels, source.size, source.size)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     paired = source.task == "translation"
-    targets = images if paired else torch.randint(source.classes, (IMAGES,), generator=generator)
+    targets = images if paired else torch.randint(source.classes, (BATCH,), generator=generator)
     split = Split(images, targets)
     return Data(source, split, split, split, split, NOISE, [])
 
@@ -208,8 +228,6 @@ def rehearse(exp: Experiment, method: AnyMethod, name: str, teacher: Node | None
     """
     rehearsal = Rehearsal.of(exp, trains=name)
     if teacher:
-        net = rehearsal.initialised(teacher, exp.teacher_plan.seed, "teacher")  # here, so that errors name this key
-        external = Trained(freeze(net), teacher["name"], "external", {}) if teacher["checkpoint"] else None
-        rehearsal = replace(rehearsal, teachers=(external or rehearsal.trained(teacher),))
-    rehearsal.rehearse(deepcopy(method))
+        rehearsal = replace(rehearsal, teachers=(rehearsal.teacher_of(teacher),))
+    rehearsal.follow_dry(deepcopy(method))
     return rehearsal.summaries

@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     """The player that the last stage deploys: it is tested and exported, and its parameters are counted."""
 
 
-def deployed(stage: Stage | None) -> nn.Module:
+def deployed_module(stage: Stage | None) -> nn.Module:
     """Returns the player that ``stage``, the last of a training, deploys.
 
     Raises:
@@ -54,7 +54,7 @@ def follow(stages: Stages, seed: int, recipe: Recipe, runtime: Runtime, journals
         try:
             stage = stages.send(scores)
         except StopIteration:
-            return Outcome({**(scores or {}), **costs}, deployed(stage))
+            return Outcome({**(scores or {}), **costs}, deployed_module(stage))
         number += 1
         torch.manual_seed(derive(seed, "stage", stage.name))
         journal = journals(number, stage, after)

@@ -113,7 +113,7 @@ def _bounds(size: int, batch_size: int) -> list[tuple[int, int]]:
 class FirstBatches:
     """The first two batches of each epoch of a stream."""
 
-    def __init__(self, stream: stage.Stream) -> None:
+    def __init__(self, stream: stage.Batches) -> None:
         self.stream = stream
 
     def __len__(self) -> int:

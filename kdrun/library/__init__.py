@@ -159,7 +159,7 @@ class ObjectPlan(Plan):
 
 def train_student(exp: Experiment, method: AnyMethod, folder: Path) -> Distilled:
     """Rehearses, trains and tests the student of ``exp``; the record is in ``folder``."""
-    Rehearsal.of(exp).rehearse(deepcopy(method))
+    Rehearsal.of(exp).follow_dry(deepcopy(method))
     config, key = pieces(exp, method), fields_of(exp, method)
     record = Record(folder, f"{config['student']['name']} by {config['method']['name']}", exp.listen)
     try:

@@ -13,7 +13,7 @@ from kdrun.methods.arguments import Tap, Weight
 from kdrun.methods.base import Batch, Method, Outputs, Terms, choose
 
 
-class Cosine(Method):
+class CosineLoss(Method):
     """ce_weight CE(labels, student) + cosine_weight (1 - cosine(student's features, teacher's features)).
 
     PyTorch's tutorial "Knowledge Distillation", section "Cosine loss minimization run". The teacher's features are

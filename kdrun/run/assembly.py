@@ -28,7 +28,7 @@ from kdrun.train.taps import Renormalized, Tapped, freeze
 Config = dict[str, Any]
 Notice = Callable[[str], None]
 
-IMAGES = ("channels", "classes", "size")
+FROM_DATA = ("channels", "classes", "size")
 """Arguments of a model that the data set supplies."""
 
 
@@ -48,7 +48,7 @@ class Assembly:
     method: AnyMethod
     teacher: Node | None
 
-    def rehearse(self) -> list[StageSummary]:
+    def summaries(self) -> list[StageSummary]:
         """Rehearses the whole run on noise; returns the summaries of its stages, including the teacher's.
 
         Raises:
@@ -141,12 +141,12 @@ def check_nodes(config: Config) -> Builder:
     """
     builder, teacher = Builder(config["trust"]), config["teacher"]
     builder.check(config["dataset"], "dataset")
-    builder.check(config["student"], "student", IMAGES, drop=TEACHER)
+    builder.check(config["student"], "student", FROM_DATA, drop=TEACHER)
     builder.check(config["method"], "method")
     builder.check(config["optimizer"], "optimizer")
     builder.check(config["schedule"], "schedule")
     if teacher:
-        builder.check(teacher, "teacher", IMAGES, drop=TEACHER)
+        builder.check(teacher, "teacher", FROM_DATA, drop=TEACHER)
         builder.check(teacher["recipe"]["optimizer"], "teacher.recipe.optimizer")
         builder.check(teacher["recipe"]["schedule"], "teacher.recipe.schedule")
     return builder
@@ -231,7 +231,7 @@ def external(exp: Experiment, node: Node) -> Trained:
         ConfigError: if only one of its mean and std is set, or one of them has not one number per channel.
     """
     path = checkpoint(node)
-    net = exp.initialised(node, 0, "teacher")
+    net = exp.initialised(node, exp.teacher_plan.seed, "teacher")
     loading.fill(net.model, loading.read(path), path, "teacher.checkpoint")
     source, normalization = exp.data.source, (node["mean"], node["std"])
     for name, values in zip(("mean", "std"), normalization, strict=True):

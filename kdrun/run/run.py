@@ -72,7 +72,7 @@ def run(config: Config, folder: Path, overrides: list[str], *, brief: bool = Fal
 def execute(config: Config, folder: Path, overrides: list[str], display: Display, interrupt: Interrupt) -> Summary:
     """Builds and rehearses the run, reads the data, trains and tests."""
     assembly = assemble(config, Runtime.of(config, interrupt), display.listen, display.notice)
-    stages = assembly.rehearse()
+    stages = assembly.summaries()
     if config["dry_run"]:
         show_plan(display.console, assembly.exp, assembly.models(), stages)
         return {"status": "dry run"}
@@ -84,7 +84,7 @@ def execute(config: Config, folder: Path, overrides: list[str], display: Display
         display.notice(f"dataset {config['dataset']['name']}: {note}")
     record = Record(folder, f"{config['student']['name']} by {config['method']['name']}", display.listen)
     try:
-        return train(exp, assembly, record, overrides)
+        return train_and_test(exp, assembly, record, overrides)
     except BaseException as error:
         note_failure(record, config, overrides, error)
         raise
@@ -92,7 +92,7 @@ def execute(config: Config, folder: Path, overrides: list[str], display: Display
         record.close()
 
 
-def train(exp: Experiment, assembly: Assembly, record: Record, overrides: list[str]) -> Summary:
+def train_and_test(exp: Experiment, assembly: Assembly, record: Record, overrides: list[str]) -> Summary:
     """Trains teacher, baseline and student, except those that are already trained, and tests them."""
     config = assembly.config
     if difference := differences(exp.runtime.environment(), record.facts.get("environment", {})):

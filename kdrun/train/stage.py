@@ -54,7 +54,7 @@ class Model(Protocol):
         """Yields all weights."""
 
 
-class Stream(Protocol):
+class Batches(Protocol):
     """The source of a stage's batches; the same seed gives the same batches."""
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class Stage:
     """The modules that are trained in this stage, by name. They are set to train mode, saved and resumed."""
     updates: list[Update]
     """The updates in order: each computes its loss after the step of the previous one."""
-    stream: Stream
+    stream: Batches
     epochs: int
     deployed: str | None = None
     """The player that is scored, tested and exported, and whose parameters are counted; None if there is none."""

@@ -148,7 +148,7 @@ def test_more_than_a_student_is_refused_in_a_chain(tmp_path: Path) -> None:
     whole = config(tmp_path, *WORDS, "method=takd", "method.assistants=[mlp_32]")
     whole |= {"method": {**whole["method"], "base": node(SimKD)}, "trust": [__name__]}
     with pytest.raises(ConfigError) as caught:
-        assembled(whole).rehearse()
+        assembled(whole).summaries()
     assert str(caught.value) == "method: simkd deploys more than its student, so it cannot train a model of a chain"
     with pytest.raises(ConfigError, match="deploys more than its student"):
         run(whole, tmp_path / "run", [])
@@ -158,7 +158,7 @@ def test_more_than_a_student_is_refused_in_a_chain(tmp_path: Path) -> None:
 def test_more_than_a_student_may_end_a_chain(tmp_path: Path) -> None:
     whole = config(tmp_path, *WORDS, "method=takd", "method.assistants=[]")
     whole |= {"method": {**whole["method"], "base": node(SimKD)}, "trust": [__name__]}
-    assert [stage.stage for stage in assembled(whole).rehearse()] == ["distill", "distill"]
+    assert [stage.stage for stage in assembled(whole).summaries()] == ["distill", "distill"]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class Open(Mutual):
 def rehearsed(out: Path, method: type[Teacherless], **arguments: Any) -> list[StageSummary]:
     node = {"_target_": f"{__name__}.{method.__name__}", "name": "own", **arguments}
     whole = {**config(out, "method=scratch", "teacher=none"), "method": node, "trust": [__name__]}
-    return assembled(whole).rehearse()
+    return assembled(whole).summaries()
 
 
 def test_terms_carry_the_name_of_another_player(tmp_path: Path) -> None:

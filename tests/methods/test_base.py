@@ -198,12 +198,12 @@ def by(cls: type[AnyMethod], out: Path) -> Assembly:
 )
 def test_a_method_that_reads_undeclared_things_is_refused(cls: type[AnyMethod], what: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
-        by(cls, tmp_path).rehearse()
+        by(cls, tmp_path).summaries()
     assert str(refused.value) == f"method: {cls.__name__} reads {what}, which its `reads` does not declare"
 
 
 def test_a_method_that_reads_declared_features_is_rehearsed(tmp_path: Path) -> None:
-    assert [summary.terms for summary in by(Declared, tmp_path).rehearse()] == [[["first"]]]
+    assert [summary.terms for summary in by(Declared, tmp_path).summaries()] == [[["first"]]]
 
 
 def test_models_are_tapped_only_for_methods_that_read_features(tmp_path: Path) -> None:
@@ -216,10 +216,10 @@ VIT = ("teacher=torchvision", "teacher.net=vit_b_16", "teacher.small_images=fals
 
 
 def test_taps_that_a_model_lacks_do_not_matter_to_kd(tmp_path: Path) -> None:
-    summaries = assembled(config(tmp_path, *VIT, "method=kd")).rehearse()
+    summaries = assembled(config(tmp_path, *VIT, "method=kd")).summaries()
     assert [summary.terms for summary in summaries] == [[["ce"]], [["ce", "kd"]]]
 
 
 def test_taps_that_a_model_lacks_are_refused_for_fitnets(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^teacher\.taps: no submodule 'layer1'"):
-        assembled(config(tmp_path, *VIT, "method=fitnets")).rehearse()
+        assembled(config(tmp_path, *VIT, "method=fitnets")).summaries()

@@ -195,7 +195,7 @@ def test_the_new_teacher_teaches_a_second_chain(tmp_path: Path, monkeypatch: pyt
 
 def test_a_rehearsal_goes_through_every_link_once(out: Path) -> None:
     words = ("method.students=[mlp_16,mlp_30,mlp_32]", "method.new_teacher=mlp_100")
-    seen = [summary.model for summary in assembled(config(out, *CHAIN, *words)).rehearse()]
+    seen = [summary.model for summary in assembled(config(out, *CHAIN, *words)).summaries()]
     chain = ["mlp_16", "mlp_30", "mlp_32", "mlp_100"]
     assert seen == ["mlp_100", *chain, *chain]
 

@@ -193,7 +193,7 @@ def test_a_method_reads_exactly_what_it_declares(name: str, out: Path) -> None:
     rehearsal = Rehearsal.of(pieces.exp)
     if pieces.teacher:
         rehearsal = replace(rehearsal, teachers=(rehearsal.trained(pieces.teacher),))
-    rehearsal.rehearse(pieces.method)
+    rehearsal.follow_dry(pieces.method)
     assert rehearsal.read | {"logits"} == reads(Builder(), pieces.config["method"])
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdrun.core.experiment import Experiment
 from kdrun.store import files
+from kdrun.train.taps import Tapped
 
 CHAIN = "method.assistants=[mlp_100,mlp_32]"
 
@@ -51,9 +52,9 @@ def test_an_assistant_is_trained_once_for_chains_that_share_it(tmp_path: Path, m
     begun = []
     train = Experiment._train
 
-    def watched(self: Experiment, folder: Path, model: dict[str, Any], *rest: Any) -> dict[str, Any]:
+    def watched(self: Experiment, folder: Path, net: Tapped, model: dict[str, Any], *rest: Any) -> dict[str, Any]:
         begun.append(model["name"])
-        return train(self, folder, model, *rest)
+        return train(self, folder, net, model, *rest)
 
     monkeypatch.setattr(Experiment, "_train", watched)
     distilled(tmp_path, "method=takd", CHAIN)

@@ -78,7 +78,7 @@ def test_a_missing_image_is_refused_before_training(tmp_path: Path) -> None:
     exp = experiment(tmp_path, *words)
     with pytest.raises(ConfigError, match=r"^method.sample_index: there are only 30 test images$"):
         next(exp.method(config(tmp_path, *words)["method"]).stages(exp))
-    assert assembled(config(tmp_path, *words)).rehearse()  # whose own images are two
+    assert assembled(config(tmp_path, *words)).summaries()  # whose own images are two
 
 
 def test_the_figure_has_the_image_and_a_line_per_temperature(studied: tuple[Experiment, Temperature]) -> None:

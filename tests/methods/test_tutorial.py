@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tiny import experiment
 
 from kdrun.errors import ConfigError
-from kdrun.methods.cosine import Cosine, pooled
+from kdrun.methods.cosine import CosineLoss, pooled
 from kdrun.methods.hint_joint import HintJoint
 from kdrun.train.stage import Batch, Outputs
 
@@ -24,7 +24,7 @@ def outputs(*features: torch.Tensor) -> Outputs:
 
 
 def test_the_cosine_of_the_pooled_features_is_that_of_numpy() -> None:
-    method, student, teacher = Cosine(), outputs(torch.randn(3, 2, 2, 2)), outputs(torch.randn(3, 6, 2, 2))
+    method, student, teacher = CosineLoss(), outputs(torch.randn(3, 2, 2, 2)), outputs(torch.randn(3, 6, 2, 2))
     method.connect([torch.Size((1, 2, 2, 2))], [torch.Size((1, 6, 2, 2))])
     terms = method.loss(student, teacher, SEEN)
     distances = []
@@ -43,7 +43,7 @@ def test_pooling_by_two_is_average_pooling_as_in_the_tutorial() -> None:
 def test_features_that_are_no_multiple_are_refused() -> None:
     what = "^method.guided: the teacher's 20 features are no multiple of the student's 8; choose other taps$"
     with pytest.raises(ConfigError, match=what):
-        Cosine().connect([torch.Size((1, 2, 2, 2))], [torch.Size((1, 5, 2, 2))])
+        CosineLoss().connect([torch.Size((1, 2, 2, 2))], [torch.Size((1, 5, 2, 2))])
 
 
 def test_the_hint_is_the_mean_squared_error_after_the_regressor() -> None:
@@ -73,6 +73,6 @@ def test_the_middle_taps_of_the_tutorials_pair_are_its_last_maps(tmp_path: Path)
     exp = experiment(tmp_path, "teacher=deep_cnn", "student=light_cnn", *data, "fast_dev_run=true", "method=cosine")
     student, teacher = exp.shapes(exp.student), exp.shapes(exp.teacher)
     assert (student[1][1:], teacher[1][1:]) == ((16, 8, 8), (32, 8, 8))
-    for method in (Cosine(), HintJoint()):
+    for method in (CosineLoss(), HintJoint()):
         method.connect(student, teacher)
         assert (method.student_tap, method.teacher_tap) == (1, 1)

@@ -44,16 +44,24 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def test_student_and_method_of_a_run_are_built_once(builds: Counter[str], tmp_path: Path) -> None:
     pieces = assembled(config(tmp_path, *WORDS))
-    pieces.rehearse()
+    pieces.summaries()
     exp = pieces.on(Data.read(pieces.exp.data.source))
     assert exp.student is pieces.exp.student
     assert (builds["ResNet"], builds["FitNets"], builds["Synthetic"]) == (1, 1, 1)
 
 
-def test_a_whole_run_builds_its_student_and_its_method_once(builds: Counter[str], tmp_path: Path) -> None:
+def test_a_whole_run_builds_its_models_and_its_method_once(builds: Counter[str], tmp_path: Path) -> None:
     words = [*WORDS, "baseline=false"]
     run(config(tmp_path, *words), tmp_path / "run", words)
-    assert (builds["ResNet"], builds["FitNets"], builds["Synthetic"]) == (1, 1, 1)
+    assert (builds["ResNet"], builds["CNN"], builds["FitNets"], builds["Synthetic"]) == (1, 1, 1, 1)
+
+
+def test_a_run_builds_each_model_of_its_chain_once(builds: Counter[str], tmp_path: Path) -> None:
+    words = ["method=takd", "method.assistants=[mlp_100,mlp_32]", "student=resnet8", "teacher=cnn", "baseline=false"]
+    run(config(tmp_path, *words), tmp_path / "run", words)
+    assert (builds["CNN"], builds["MLP"], builds["ResNet"]) == (1, 2, 1)
+    run(config(tmp_path, *words), tmp_path / "again", words)  # its chain is in the store
+    assert (builds["CNN"], builds["MLP"], builds["ResNet"]) == (2, 4, 2)
 
 
 def test_no_node_of_a_run_is_checked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +81,7 @@ def test_a_rehearsal_leaves_every_bit_of_student_and_method(tmp_path: Path) -> N
     pieces = assembled(config(tmp_path, *WORDS))
     student, method = copied(pieces.exp.student), copied(pieces.method)
     assert any(name.endswith("running_mean") for name in student)
-    assert len(pieces.rehearse()) == 3
+    assert len(pieces.summaries()) == 3
     assert same(student, copied(pieces.exp.student))
     assert same(method, copied(pieces.method))
     assert pieces.exp.student.training
@@ -82,7 +90,7 @@ def test_a_rehearsal_leaves_every_bit_of_student_and_method(tmp_path: Path) -> N
 
 def test_the_student_begins_as_its_seed_and_node_say(tmp_path: Path) -> None:
     pieces = assembled(config(tmp_path, *WORDS, "seed=3"))
-    pieces.rehearse()
+    pieces.summaries()
     exp = pieces.exp
     again = initialised(exp.student_node, 3, exp.data.source, exp.runtime.device, exp.builder, "student", True)
     assert same(copied(exp.student), copied(again))

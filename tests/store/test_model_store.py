@@ -295,7 +295,7 @@ def test_a_model_trained_elsewhere_is_used_with_a_notice(out: Path) -> None:
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "environment": {**content["environment"], "threads": 7}}))
     parts = {name: getattr(exp, name) for name in Experiment.__dataclass_fields__}
-    again = Experiment(**{**parts, "notice": lines.append}).trained(config(out)["teacher"])
+    again = Experiment(**{**parts, "notice": lines.append, "chain": []}).trained(config(out)["teacher"])
     assert again.key == exp.teacher.key
     what = "was trained elsewhere: threads 1 here, 7 there; a retraining may differ in the last bits"
     assert lines == [f"{exp.teacher.folder.name} {what}"]

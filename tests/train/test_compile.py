@@ -76,7 +76,7 @@ def test_other_batches_are_not_compiled(sizes: list[int]) -> None:
 
 
 def test_a_rehearsal_compiles_no_model(tmp_path: Path, sizes: list[int]) -> None:
-    assembled(tmp_path, True, "method=kd").rehearse()
+    assembled(tmp_path, True, "method=kd").summaries()
     assert sizes == []
     assert counters["stats"]["unique_graphs"] == 0
 
