@@ -186,9 +186,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     begun: list[str] = []
     train_one = Experiment._train
 
-    def watched(self: Experiment, folder: Path, model: dict[str, Any], *rest: Any) -> dict[str, Any]:
+    def watched(self: Experiment, folder: Path, net: Any, model: dict[str, Any], *rest: Any) -> dict[str, Any]:
         begun.append(model["name"])
-        return train_one(self, folder, model, *rest)
+        return train_one(self, folder, net, model, *rest)
 
     monkeypatch.setattr(Experiment, "_train", watched)
     return begun
