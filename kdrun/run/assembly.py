@@ -247,7 +247,10 @@ def external(exp: Experiment, node: Node) -> Trained:
 
 def baseline_model(exp: Experiment, config: Config) -> Trained | None:
     """Returns the baseline: the same student trained alone from the same initial weights; None if it is turned off."""
-    return exp.trained(config["student"], exp.baseline, None, exp.plan) if config["baseline"] else None
+    if not config["baseline"]:
+        return None
+    # with a chain of its own: a method that trains the student alone first has that as a link, and its cost
+    return replace(exp, chain=[]).trained(config["student"], exp.baseline, None, exp.plan)
 
 
 def is_baseline(exp: Experiment, config: Config) -> bool:

@@ -120,6 +120,12 @@ def test_the_first_student_is_the_baseline_and_trained_once(tmp_path: Path) -> N
     assert len(list(tmp_path.glob("models/*/manifest.json"))) == 2  # and the teacher
 
 
+def test_the_first_student_is_a_cost_although_the_baseline_is_it(tmp_path: Path) -> None:
+    words = [*METHOD, "epochs=1"]
+    summary = run(config(tmp_path, *words), tmp_path / "run", words)
+    assert [link["key"] for link in summary["chain"]] == [summary["models"]["baseline"]["key"]]
+
+
 def test_the_final_stage_ends_at_the_score_of_its_recipe(tmp_path: Path) -> None:
     exp = experiment(tmp_path, *METHOD)
     exp = replace(exp, plan=replace(exp.plan, node={**exp.plan.node, "stop_at": 0.5}))
