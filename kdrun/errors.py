@@ -1,6 +1,15 @@
 """Errors that a user can fix: each has an exit code and one line that names the key or the file."""
 
 
+def printable(text: str) -> str:
+    r"""Returns ``text`` with every character that cannot be seen as an escape, such as ``\x1b`` or ``\u202e``.
+
+    These are control characters, line ends among them, marks that turn the direction of writing, and halves of
+    characters. A terminal obeys them: a name could rename its window or hide the line above.
+    """
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 class KdrunError(Exception):
     """An error that the user can fix.
 
@@ -12,9 +21,8 @@ class KdrunError(Exception):
     exit_code = 1
 
     def __init__(self, where: str, what: str) -> None:
-        super().__init__(f"{where}: {what}")
-        self.where = where
-        self.what = what
+        self.where, self.what = printable(where), what
+        super().__init__(printable(f"{where}: {what}"))
 
 
 class TrainingError(KdrunError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,21 @@ def complaint(read: Callable[[], object]) -> str:
         read()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@contextmanager
+def within(megabytes: int) -> Iterator[None]:
+    """Holds a block to taking no more memory than this at any moment."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    yield
+    assert resident("VmHWM") - before < megabytes
+
+
+def resident(field: str) -> float:
+    """The memory of this process, in MB: now (VmRSS), or at most (VmHWM)."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1000
 
 
 def lay(folder: Path, files: dict[str, bytes]) -> None:

@@ -161,7 +161,7 @@ OLD_WORDS = set(
 )
 """What the house used to call a discriminator, a baseline, teacher images, a chain, metrics of a method and so on."""
 
-CODE = [*FILES, *sorted(Path(__file__).parent.rglob("*.py")), *sorted((ROOT.parent / "scripts").glob("*.py"))]
+CODE = [*FILES, *sorted(Path(__file__).parent.rglob("*.py")), *sorted((ROOT.parent / "scripts").rglob("*.py"))]
 
 
 def parts(name: str) -> set[str]:

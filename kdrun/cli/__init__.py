@@ -8,10 +8,15 @@ import sys
 import traceback
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 
 from kdrun import __version__
 from kdrun.config.suggest import did_you_mean
-from kdrun.errors import ConfigError, KdrunError
+from kdrun.errors import ConfigError, KdrunError, printable
+from kdrun.run.endings import explanation
+
+LETTERS = 1000
+"""Longest error: it may quote what is wrong, which may be of any length."""
 
 COMMANDS = {
     "train": "train a student: the default where the first word is an override or a flag",
@@ -56,8 +61,6 @@ def dispatch(argv: list[str]) -> int:
     Raises:
         ConfigError: if the first word is no command, no override and no flag.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # without it, an installed script does not find the user's own classes
     if "--version" in argv:
         print(f"kdrun {__version__}")
         return 0
@@ -86,6 +89,9 @@ def complain(fault: Exception, job: str = "", traced: str | None = None) -> int:
     """
     if (os.environ.get("HYDRA_FULL_ERROR") if traced is None else traced) == "1":
         traceback.print_exception(fault)
+    if isinstance(explained := explanation(fault, Path()), KdrunError):
+        fault = explained
     text = str(fault) if isinstance(fault, KdrunError) else f"{type(fault).__name__}: {fault}"
-    print("kdrun: error:", *([f"{job}:"] if job else []), *text.split(), file=sys.stderr)
+    line = printable(" ".join(["kdrun: error:", *([f"{job}:"] if job else []), *text.split()]))
+    print(line if len(line) <= LETTERS else f"{line[: LETTERS - 4]} ...", file=sys.stderr)
     return fault.exit_code if isinstance(fault, KdrunError) else 1

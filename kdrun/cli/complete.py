@@ -53,6 +53,9 @@ def complete(line: str, query: list[str]) -> int:
     if is_value and "." in key:
         offer(last, nested(key, overrides, flags.config_dir))
         return 0
+    options = Options(flags.config_dir)
+    for word in overrides:
+        options.parse(word)  # an error ends the completion: Hydra would obey its own keys, such as hydra.searchpath
     os.environ["COMP_LINE"] = " ".join([program, *overrides, last])  # Hydra reads the line only from here
     return launch(print, ["--shell-completion", *query], flags.config_dir)
 

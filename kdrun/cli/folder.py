@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.errors import ConfigError, WriteError
+from kdrun.store.run_folder import is_free, taken
+
+STORE = "models"
+"""The folder of the store in ``out``, see ``run.assembly``."""
 
 
 def claim(folder: Path) -> None:
@@ -28,14 +32,14 @@ def new_folder(config: dict[str, Any], what: str) -> Path:
     """Returns the folder of a new run or sweep: ``out/name``, or ``out/time_what`` if it has no name.
 
     Raises:
-        ConfigError: if there is a folder of this name that is not empty.
+        ConfigError: if there is a folder of this name that holds more than what is left of a run that had not begun.
     """
     out = Path(config["out"])
     if config["name"] is None:
         return out / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{what}"
     folder = out / str(config["name"])
-    if folder.is_dir() and any(folder.iterdir()):
-        run = (folder / "config.yaml").is_file()
-        way_out = f", or go on with resume={folder}" if run else "; what a sweep has trained is not trained again"
-        raise ConfigError("name", f"{config['name']!r} is taken; choose another{way_out}")
+    if folder == out / STORE:
+        raise ConfigError("name", f"{STORE!r} is the folder of the trained models; choose another")
+    if not is_free(folder):
+        raise taken(folder)
     return folder

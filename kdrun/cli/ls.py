@@ -9,7 +9,7 @@ from kdrun.cli.flags import Parser
 from kdrun.config.options import Options
 from kdrun.config.root import GROUPS
 from kdrun.config.suggest import did_you_mean
-from kdrun.errors import ConfigError
+from kdrun.errors import ConfigError, printable
 
 
 def main(argv: list[str]) -> int:
@@ -45,4 +45,4 @@ def listing(options: Options, group: str, indent: str = "") -> str:
     """Returns a line for each option of ``group``: its name and the first comment of its file."""
     names = options.names(group)
     width = max(map(len, names), default=0)
-    return "\n".join(f"{indent}{name:{width}}  {options.header(group, name)}" for name in names)
+    return "\n".join(indent + printable(f"{name:{width}}  {options.header(group, name)}") for name in names)

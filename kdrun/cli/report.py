@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from omegaconf import OmegaConf
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from kdrun.cli.flags import Parser
 from kdrun.errors import ConfigError, InputError
 from kdrun.store import files
-from kdrun.store.format import RECORD_FORMAT, check_format
 
 if TYPE_CHECKING:
     from kdrun.report.lines import Run
@@ -24,7 +19,7 @@ def main(argv: list[str]) -> int:
 
     Raises:
         ConfigError: if no folder is named.
-        InputError: if a folder holds no run, or its record cannot be read.
+        InputError: if there is no finished run that can be read in any of the folders.
         WriteError: if the report cannot be written.
     """
     parser = Parser(
@@ -49,59 +44,26 @@ def main(argv: list[str]) -> int:
 
 
 def finished_runs(folders: list[Path]) -> tuple[list[Run], list[str]]:
-    """Returns the finished runs in ``folders``, and one line about each other run.
+    """Returns the finished runs in ``folders``, and one line about each folder that cannot be compared.
 
     Raises:
         InputError: if there is no finished run.
     """
-    entries = [entry(folder) for place in folders for folder in runs_in(place)]
-    runs = [one for one in entries if not isinstance(one, str)]
-    others = [one for one in entries if isinstance(one, str)]
-    if not runs:
-        raise InputError(str(folders[0]), f"holds no finished run ({others[0]})")
-    return runs, others
-
-
-def entry(folder: Path) -> Run | str:
-    """Returns the finished run in ``folder``, or one line about why it cannot be compared."""
     from kdrun.report.lines import Run  # here, because it imports torch
+    from kdrun.report.reading import Walk, entry
 
-    path = folder / "summary.json"
-    summary = files.read_json(path) if path.is_file() else {"status": "not finished", "format": RECORD_FORMAT}
-    try:
-        check_format(folder, summary)
-    except InputError as old:
-        return str(old)
-    run = Run(folder, recorded_config(folder), summary)
-    if run.config.get("fast_dev_run"):
-        return f"{folder}: a quick run (fast_dev_run=true), which measures nothing"
-    if summary["status"] == "done":
-        return run
-    return f"{folder}: {summary['status']} {summary.get('error', '')}".rstrip()
-
-
-def runs_in(folder: Path) -> Iterator[Path]:
-    """Yields ``folder`` if it is the folder of a run, else the runs in it and in its sweeps.
-
-    Raises:
-        InputError: if there is none.
-    """
-    single = (folder / "config.yaml").is_file()
-    within = (path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.yaml"))
-    runs = [folder] if single else files.numbered(within)
+    walk, entries = Walk(), []
+    for place in folders:
+        within = walk.runs(place)
+        entries += [entry(folder) for folder in within] or [f"{place}: holds no run and no sweep (no config.yaml)"]
+    runs = [one for one in entries if isinstance(one, Run)]
+    others = [*(one for one in entries if isinstance(one, str)), *walk.others]
+    if not runs and len(folders) == len(others) == 1 and others[0].startswith(f"{folders[0]}: holds"):
+        raise InputError(str(folders[0]), "holds no run and no sweep (no config.yaml)")
     if not runs:
-        raise InputError(str(folder), "holds no run and no sweep (no config.yaml)")
-    yield from runs
-
-
-def recorded_config(folder: Path) -> dict[str, object]:
-    """Returns the config recorded in the folder of a run."""
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
-    except (YAMLError, ValueError) as fault:
-        raise InputError(str(folder / "config.yaml"), f"cannot be read: {fault}") from fault
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
+        more = f"; {len(others) - 1} more folders cannot be compared either" if others[1:] else ""
+        raise InputError(str(folders[0]), f"holds no finished run ({others[0]}{more})")
+    return runs, others
 
 
 def write_report(runs: list[Run], others: list[str], out: Path) -> None:
@@ -110,19 +72,20 @@ def write_report(runs: list[Run], others: list[str], out: Path) -> None:
     from kdrun.report.display import console
     from kdrun.report.lines import gather
     from kdrun.report.losses import plotted
+    from kdrun.report.markup import plain
 
     lines, screen = gather(runs), console()
     tables = comparison.grids(lines)
-    notes = [comparison.NOTES, *comparison.doubts(lines), *comparison.departures(lines)]
+    notes = [*comparison.doubts(lines), *comparison.departures(lines)]
+    pictures, missing = plotted(lines)
     for table in tables:
         screen.print(table.rich())
-    for note in notes:
-        screen.print(note, markup=False, soft_wrap=True)
-    for other in others:
-        screen.print(f"not in the tables: {other}", markup=False, soft_wrap=True)
-    pictures = plotted(lines)
+    screen.print(comparison.NOTES, markup=False, soft_wrap=True)
+    for note in [*notes, *missing, *(f"not in the tables: {other}" for other in others)]:
+        screen.print(plain(note), soft_wrap=True)
     for name, picture in pictures.items():
         files.write(out / name, picture)
-    files.write(out / "report.md", comparison.markdown(tables, notes, list(pictures), runs, others).encode())
+    page = comparison.page(tables, [*notes, *missing], list(pictures), runs, others)
+    files.write(out / "report.md", page.encode())
     files.write(out / "report.csv", comparison.report_csv(lines).encode())
-    screen.print(f"report       {out / 'report.md'}", markup=False, soft_wrap=True)
+    screen.print(plain(f"report       {out / 'report.md'}"), soft_wrap=True)

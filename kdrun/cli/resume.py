@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from kdrun.config.choices import RECIPES
 from kdrun.config.options import Options
 from kdrun.config.root import check_root
 from kdrun.config.suggest import did_you_mean
 from kdrun.config.tree import dig, dotted, has
+from kdrun.config.trust import KEY, trusting
 from kdrun.config.values import check_value, show
 from kdrun.errors import ConfigError, InputError
-from kdrun.store.format import check_format
+from kdrun.store.run_folder import ABOUT, CONFIG, is_free, read_about, read_run_config
 
 FREE = ("device", "threads")
 """Keys that may differ from the resumed run; ``epochs`` may also grow."""
@@ -39,16 +38,20 @@ def wanted(options: Options, overrides: Sequence[str]) -> str | None:
 def recorded(options: Options, run: str, overrides: Sequence[str]) -> tuple[dict[str, Any], Path, list[str]]:
     """Returns the config, the folder and the overrides of ``run``, changed by the ``overrides`` that are allowed.
 
-    The run resumes with its recorded config, even if the YAML files have changed since.
+    The run resumes with its recorded config, even if the YAML files have changed since; its trust is that of
+    ``overrides`` alone.
 
     Raises:
         InputError: if there is no such run, or its record cannot be read.
-        ConfigError: if an override contradicts the record; only ``device``, ``threads`` and more ``epochs`` may differ.
+        ConfigError: if an override contradicts the record; only ``device``, ``threads`` and more ``epochs`` may differ;
+            or if the record needs ``trust`` that the overrides do not give.
     """
     folder = Path(run)
     config, before = recorded_parts(folder)
-    for override in map(options.parse, overrides):
-        if override.key_or_group != "resume":
+    parsed = list(map(options.parse, overrides))
+    config = trusting(config, next((each.value() for each in reversed(parsed) if each.key_or_group == KEY), []), run)
+    for override in parsed:
+        if override.key_or_group not in ("resume", KEY):
             take(config, override)
     config["resume"], config["out"] = run, place(folder, config["out"])
     check_root(config)
@@ -69,20 +72,18 @@ def place(folder: Path, out: str) -> str:
 
 
 def recorded_parts(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Returns the config and the overrides recorded in the folder of a run."""
-    for name in ("config.yaml", "run.json"):
+    """Returns the config and the overrides recorded in the folder of a run.
+
+    Raises:
+        InputError: if there is no run, or a file of its record is damaged.
+    """
+    for name in (CONFIG, ABOUT):
         if not (folder / name).is_file():
-            raise InputError("resume", f"no run in {str(folder)!r}: it has no {name}")
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
-        about = json.loads((folder / "run.json").read_text("utf-8"))
-        overrides = about["overrides"]
-    except (YAMLError, ValueError, KeyError, TypeError) as fault:
-        raise InputError("resume", f"the record in {str(folder)!r} cannot be read: {fault}") from fault
-    check_format(folder, about)
-    if not isinstance(config, dict):
-        raise InputError("resume", f"{str(folder / 'config.yaml')!r} is not the config of a run")
-    return {str(key): value for key, value in config.items()}, list(overrides)
+            begun = folder.is_dir() and is_free(folder)
+            way_out = "; it ended before it had begun: start it again with its own command" if begun else ""
+            raise InputError("resume", f"no run in {str(folder)!r}: it has no {name}{way_out}")
+    about = read_about(folder)
+    return read_run_config(folder), list(about["overrides"])
 
 
 def take(config: dict[str, Any], override: Override) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, get_args, get_origin, get_type_hints
 
+from kdrun.config.kinds import KINDS, Kind, check_kind, kinds_of
 from kdrun.config.nodes import MODEL_ONLY
 from kdrun.config.optimizers import check_optimizer, is_optimizer
 from kdrun.config.suggest import did_you_mean
@@ -38,7 +40,12 @@ class Builder:
         self._checked: set[str] = set()
 
     def check(
-        self, node: Mapping[str, Any], where: str, supplied: Collection[str] | None = (), drop: Collection[str] = NAME
+        self,
+        node: Mapping[str, Any],
+        where: str,
+        supplied: Collection[str] | None = (),
+        drop: Collection[str] = NAME,
+        kinds: Collection[Kind] = KINDS,
     ) -> None:
         """Refuses a ``node`` that its class would not accept; it builds only torch optimizers, with one parameter.
 
@@ -47,12 +54,13 @@ class Builder:
             where: the dotted key of ``node``, for errors.
             supplied: names of the arguments that code will add; None if code may add any missing argument.
             drop: keys of ``node`` that are not arguments.
+            kinds: what belongs at ``where``.
 
         Raises:
-            ConfigError: if the target is not allowed or does not exist; if a key is unknown, missing, of the wrong type
-                or out of range. The message names the full key.
+            ConfigError: if the target is not allowed, does not exist or is of another kind; if a key is unknown,
+                missing, of the wrong type or out of range. The message names the full key.
         """
-        target = self.target(node, where)
+        target = self.target(node, where, kinds)
         values = {key: value for key, value in node.items() if key != "_target_" and key not in drop}
         if supplied is not None:
             supplied = sorted({*supplied, *(["params"] if is_optimizer(target) else [])})
@@ -74,15 +82,23 @@ class Builder:
     def _check_value(self, value: Any, hint: Any, where: str) -> None:
         if isinstance(hint, Unreadable):
             raise ConfigError(where, hint.why)
-        if is_node(value):
-            self.check(value, where, None if _wants_dict(hint) else (), MODEL)
+        if is_node(value) and (kinds := kinds_of(hint)):
+            self.check(value, where, None if _wants_dict(hint) else (), MODEL, kinds)
         elif isinstance(value, list) and any(is_node(item) for item in value):
             for number, item in enumerate(value):
                 self._check_value(item, hint, f"{where}[{number}]")
         else:
             check_value(value, hint, where)
 
-    def build(self, node: Mapping[str, Any], *args: Any, where: str, drop: Collection[str] = NAME, **more: Any) -> Any:
+    def build(
+        self,
+        node: Mapping[str, Any],
+        *args: Any,
+        where: str,
+        drop: Collection[str] = NAME,
+        kinds: Collection[Kind] = KINDS,
+        **more: Any,
+    ) -> Any:
         """Builds the object that ``node`` names, from ``args``, the values of ``node`` and ``more``.
 
         Nested nodes are built first. A nested node stays a dict if the signature requires a dict: the class then builds
@@ -93,14 +109,15 @@ class Builder:
             args: the first arguments, in order.
             where: the dotted key of ``node``, for errors.
             drop: keys of ``node`` that are not arguments.
+            kinds: what belongs at ``where``.
             more: further arguments by name.
 
         Raises:
             ConfigError: as ``check`` does, and if the class itself raises a ValueError or, outside kdrun, a TypeError.
         """
-        target = self.target(node, where)
+        target = self.target(node, where, kinds)
         first = list(inspect.signature(target).parameters)[: len(args)]
-        self.check(node, where, [*first, *more], drop)
+        self.check(node, where, [*first, *more], drop, kinds)
         hints = hints_of(target)
         values = {
             key: self._built(value, hints.get(key, Any), f"{where}.{key}")
@@ -116,35 +133,31 @@ class Builder:
 
     def _built(self, value: Any, hint: Any, where: str) -> Any:
         if is_node(value) and not _wants_dict(hint):
-            return self.build(value, where=where, drop=MODEL)
+            return self.build(value, where=where, drop=MODEL, kinds=kinds_of(hint))
         if isinstance(value, list) and not _wants_dict(hint):
             return [self._built(item, hint, f"{where}[{number}]") for number, item in enumerate(value)]
         return value
 
-    def target(self, node: Mapping[str, Any], where: str) -> Callable[..., Any]:
-        """Returns the class or function that ``node`` names.
+    def target(self, node: Mapping[str, Any], where: str, kinds: Collection[Kind] = KINDS) -> Callable[..., Any]:
+        """Returns the class or function that ``node`` names; it is not called.
+
+        Args:
+            node: ``_target_``, and anything beside it.
+            where: the dotted key of ``node``, for errors.
+            kinds: what belongs there.
 
         Raises:
-            ConfigError: if it is outside ``ALLOWED`` and the trusted packages, or does not exist.
+            ConfigError: if it is outside ``ALLOWED`` and the trusted packages, does not exist, or is of another kind.
         """
-        path = node.get("_target_")
-        where = f"{where}._target_"
-        if not isinstance(path, str) or "." not in path:
+        path, where = node.get("_target_"), f"{where}._target_"
+        if not isinstance(path, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", path):
             raise ConfigError(where, f"{show(path)} does not name a class")
         self._check_allowed(path, path, where)
-        module, _, name = path.rpartition(".")
-        try:
-            target = getattr(import_module(module), name)
-        except ImportError as fault:
-            raise ConfigError(where, f"cannot import {path!r}: {fault}") from fault
-        except AttributeError as fault:
-            names = vars(import_module(module))
-            raise ConfigError(where, f"no {name!r} in {module}{did_you_mean(name, names)}") from fault
-        if not callable(target):
-            raise ConfigError(where, f"{path!r} is not a class")
-        # A name that the module only imports, such as os.system by `from os import system`, belongs to another package.
+        target = _named(path, where)
+        check_kind(target, path, kinds, where)
+        # A name that the module only imports, `from another import Net`, belongs to that other package.
         self._check_allowed(getattr(target, "__module__", None) or "", path, where)
-        return target  # type: ignore[no-any-return]
+        return target
 
     def _check_allowed(self, origin: str, path: str, where: str) -> None:
         allowed = (*ALLOWED, *self.trust)
@@ -152,6 +165,22 @@ class Builder:
             package = (origin or path).partition(".")[0]
             way_out = f"if you trust it, add trust=[{package}]"
             raise ConfigError(where, f"{path!r} is not under {', '.join(allowed)}; {way_out}")
+
+
+def _named(path: str, where: str) -> Callable[..., Any]:
+    module, _, name = path.rpartition(".")
+    try:
+        home = import_module(module)
+    except Exception as fault:  # any: it runs the module, which may be the user's own
+        why = str(fault) if isinstance(fault, ImportError) else f"{type(fault).__name__}: {fault}"
+        raise ConfigError(where, f"cannot import {path!r}: {why}") from fault
+    try:
+        target = getattr(home, name)
+    except AttributeError as fault:
+        raise ConfigError(where, f"no {name!r} in {module}{did_you_mean(name, vars(home))}") from fault
+    if not callable(target):
+        raise ConfigError(where, f"{path!r} is not a class")
+    return target  # type: ignore[no-any-return]
 
 
 class Unreadable:

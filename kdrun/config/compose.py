@@ -13,15 +13,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.choices import is_choice
+from kdrun.config.interpolations import check_expansion
 from kdrun.config.options import Options
 from kdrun.config.root import check_root
-from kdrun.config.suggest import did_you_mean
+from kdrun.config.suggest import did_you_mean, nearest
 from kdrun.config.tree import dig, dotted, has, leaves, node
 from kdrun.config.values import show
 from kdrun.errors import ConfigError
 
 TEXTS = ("name", "out", "resume")
 """Root keys whose value is text even if it looks like a number: ``name=007``."""
+
+LABELLED = "the option that was chosen, not a key"
+"""What is said of the name of a node where a config is printed."""
 
 MODEL, MODELS = ("new_teacher",), ("assistants", "students")
 """Keys of a method whose value is a model, or a list of models; models are named as in the group ``model``."""
@@ -60,6 +64,7 @@ class Composer:
     def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Returns the config of one run, as the function ``compose`` does."""
         cfg, choices = self.merge(overrides)
+        check_expansion(OmegaConf.to_container(cfg, resolve=False))
         config: dict[str, Any] = name_first(resolve(cfg))
         config["experiment"] = choices.get("experiment")
         if type(config["name"]) in (int, float, str):  # a number if it is ${seed}
@@ -75,8 +80,9 @@ class Composer:
             if override.is_sweep_override():
                 raise ConfigError(override.key_or_group, "several values need -m")
         base, choices, _ = self.options.chosen([override for override in parsed if is_choice(override)])
-        if base.trust:
-            raise ConfigError("trust", "is taken from the command line only, not from a file")
+        for key in ("trust", "resume"):
+            if base[key]:
+                raise ConfigError(key, "is taken from the command line only, not from a file")
         cfg = deepcopy(base)
         for override in parsed:
             if not is_choice(override):
@@ -132,7 +138,18 @@ def check_new(base: DictConfig, key: str, added: bool) -> None:
     inner = parent is not base and maker is None and OmegaConf.is_dict(parent)
     if not (added and (foreign or inner)):
         meant = did_you_mean(key, dotted(base))
+        label = nearest(key, sorted([*dotted(base), *labels(base)]))
+        if label in labels(base):
+            choice = f"it is the name of the option that was chosen, set with {label.rpartition('.')[0]}=NAME"
+            what = "is no key:" if label == key else f"unknown key; did you mean {label!r}?"
+            raise ConfigError(key, f"{what} {choice}")
         raise ConfigError(key, f"unknown key{meant or (f'; +{key}= adds one' if foreign else '')}")
+
+
+def labels(base: DictConfig) -> list[str]:
+    """Returns the keys of the names of options, which a printed config has beside the keys that can be set."""
+    makers = [key for key in dotted(base) if OmegaConf.is_dict(part := node(base, key)) and "_target_" in part]
+    return [f"{key}.name" for key in makers]
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

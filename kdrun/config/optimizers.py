@@ -9,8 +9,9 @@ from typing import Any
 from kdrun.config.values import inside, out_of_range
 from kdrun.errors import ConfigError
 
-FOREIGN = {"lr": "(0, inf)"}
-"""Ranges that are narrower than torch.optim's: with a learning rate of 0, nothing is trained and no error is raised."""
+FOREIGN = {"lr": "(0, inf)", "dampening": "[0, 1]"}
+"""Ranges that are narrower than torch.optim's: with a learning rate of 0, nothing is trained and no error is raised;
+with a dampening below 0, momentum grows instead of decaying."""
 
 
 def is_optimizer(optimizer: Any) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,18 +19,22 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from kdrun.config.choices import changed, is_choice, is_within, package, settling
+from kdrun.config.defaults import stays_inside
+from kdrun.config.hydra_keys import check_composed, check_word
+from kdrun.config.interpolations import check_expansion, check_interpolations
 from kdrun.config.places import CONF, searching
-from kdrun.config.quoting import quote, takes_text
+from kdrun.config.quoting import PATHS, quote, takes_text
 from kdrun.config.root import GROUPS
 from kdrun.config.sources import BASE, Conf
 from kdrun.config.suggest import did_you_mean
 from kdrun.config.tree import has
-from kdrun.config.values import show
+from kdrun.config.values import CONTROL, show
 from kdrun.errors import ConfigError
 
-OURS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
-"""Hydra's keys for folders of runs. ``out`` and ``name`` decide these folders; Hydra's keys would be ignored
-silently."""
+LETTERS = 4096
+"""Longest word of the command line."""
+BRACKETS = 32
+"""Deepest nesting of brackets in a word: Hydra parses them by recursion."""
 
 
 class Chosen(NamedTuple):
@@ -59,6 +64,8 @@ class Options:
             self.loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
         self.parser = OverridesParser.create(config_loader=self.loader)
         self._chosen: dict[tuple[str, ...], Chosen] = {}
+        self._plain: DictConfig | None = None
+        self._words: dict[str, Override | None] = {}  # Hydra takes milliseconds for a word, seconds for a long one
 
     def parse(self, override: str) -> Override:
         """Returns ``override`` parsed.
@@ -67,23 +74,29 @@ class Options:
             ConfigError: if it cannot be parsed, if it removes a key, or if it sets a key that only kdrun sets.
         """
         key = override.partition("=")[0].strip().lstrip("+~") or "command line"
+        check_text(key, override)
         quoted = quote(override)
         parsed = self._parsed(override) or (takes_text(override) and self._parsed(quoted)) or None
         if parsed is None or not parsed.key_or_group:
-            way_out = f'; in quotes: "{quoted}"' if self._parsed(quoted) and key != "command line" else ""
-            raise ConfigError(key, f"cannot parse {override!r}{way_out}")
-        if key in OURS:
-            raise ConfigError(key, "is set by kdrun; use out= and name=")
+            helps = len(quoted) <= 200 and key != "command line" and self._parsed(quoted)
+            way_out = f'; in quotes: "{quoted}"' if helps else ""
+            raise ConfigError(show(key).strip("'"), f"cannot parse {show(override)}{way_out}")
+        if parsed.is_sweep_override() and key in PATHS and Path(override.partition("=")[2]).exists():
+            return self.parse(quoted)  # the comma is part of a file's name
+        check_interpolations(override, key)
         if parsed.is_delete():
             way_out = "; choose teacher=none" if key == "teacher" else ""
             raise ConfigError(key, f"cannot be taken away{way_out}")
+        check_word(parsed.key_or_group, parsed.package, parsed.value())
         return parsed
 
     def _parsed(self, override: str) -> Override | None:
-        try:
-            return self.parser.parse_overrides([override])[0]
-        except HydraException:
-            return None
+        if override not in self._words:
+            try:
+                self._words[override] = self.parser.parse_overrides([override])[0]
+            except (HydraException, ValueError, RecursionError):  # a number of too many digits, too many brackets
+                self._words[override] = None
+        return self._words[override]
 
     def names(self, group: str) -> list[str]:
         """Returns the names of the options of ``group``, in order."""
@@ -139,7 +152,7 @@ class Options:
         """
         if not override.is_discrete_sweep():
             return override
-        value = next(iter(override.sweep_string_iterator()), None)
+        value = next(swept(override), None)
         if value is None:
             raise ConfigError(override.key_or_group, f"{override.input_line!r} matches nothing")
         return self.parse(f"{override.get_key_element()}={value}")
@@ -157,9 +170,15 @@ class Options:
             cfg = self._load("train", lines)
             with open_dict(cfg):
                 hydra = cfg.pop("hydra")
+            check_composed(hydra, self._usual())
             names = {key: value for key, value in hydra.runtime.choices.items() if not key.startswith("hydra/")}
             self._chosen[lines] = self._with_others(Chosen(cfg, names, hydra), choices)
         return self._chosen[lines]
+
+    def _usual(self) -> DictConfig:
+        if self._plain is None:
+            self._plain = self._load("train", ()).hydra
+        return self._plain
 
     def _with_others(self, chosen: Chosen, choices: Sequence[Override]) -> Chosen:
         """Returns ``chosen`` with the keys of each option that replaces one of an experiment, a recipe or a teacher."""
@@ -183,13 +202,15 @@ class Options:
     def model(self, name: str, where: str) -> dict[str, Any]:
         """Returns the model of that name as a plain node."""
         self._check_option("model", name, where)
-        loaded = OmegaConf.to_container(self._load(f"model/{name}", ()).model, resolve=True)
+        content = self._load(f"model/{name}", ())
+        check_expansion(OmegaConf.to_container(content, resolve=False))
+        loaded = OmegaConf.to_container(content.model, resolve=True)
         assert isinstance(loaded, dict)
         return {str(key): value for key, value in loaded.items()}
 
     def _check_choice(self, choice: Override) -> None:
         group, where, value = choice.key_or_group, package(choice), choice.value()
-        if group.startswith("hydra"):
+        if group.startswith("hydra."):
             return
         if choice.is_sweep_override():
             raise ConfigError(where, "several values need -m")
@@ -206,8 +227,16 @@ class Options:
             raise ConfigError(where, f"no option {show(name)} ({have}){meant}")
 
     def _is_option(self, group: str, name: Any) -> bool:
-        can_be = isinstance(name, str) and not name.rpartition("/")[2].startswith(BASE)
+        can_be = isinstance(name, str) and stays_inside(name) and not name.rpartition("/")[2].startswith(BASE)
         return can_be and self.loader.repository.config_exists(f"{group}/{name}")
+
+    def _file(self, lines: Sequence[str]) -> str:
+        """Returns the file of the first option chosen in ``lines`` that comes from a folder of the user's."""
+        for group, _, name in (line.partition("=") for line in lines):
+            for source in self.loader.repository.get_sources():
+                if isinstance(source, Conf) and source.provider != "main" and source.is_config(f"{group}/{name}"):
+                    return source.file(f"{group}/{name}")
+        return ""
 
     def _load(self, name: str, lines: Sequence[str]) -> DictConfig:
         try:
@@ -216,7 +245,41 @@ class Options:
             mark = fault.problem_mark
             where = f"{mark.name}:{mark.line + 1}" if mark else name
             raise ConfigError(where, f"cannot be read as YAML: {fault.problem}") from fault
+        except RecursionError as fault:
+            raise ConfigError(self._file(lines) or name, "its defaults lists lead back to it; take one out") from fault
         except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as fault:
             text = " ".join((str(fault) or str(fault.__cause__)).partition("Config search path")[0].split())
+            text = re.sub(r"\w+ raised while composing config: | object_type=\w+", "", text)  # names of Python classes
             keys = [line.partition("=")[0].lstrip("+") for line in lines]
             raise ConfigError(next((key for key in keys if key in text), "config"), text) from fault
+
+
+def check_text(key: str, word: str) -> None:
+    """Refuses a ``word`` of the command line that is too long or too deep to be parsed, or holds what no text holds.
+
+    Raises:
+        ConfigError: naming the ``key``, shortened.
+    """
+    where = CONTROL.sub("?", key[:80])
+    if len(word) > LETTERS:
+        raise ConfigError(where, f"a word of {len(word)} characters is too long; put it into a file")
+    if CONTROL.search(word):
+        raise ConfigError(where, "a control character, or one that is not UTF-8, is not allowed")
+    depth = deepest = 0
+    for letter in word:
+        depth += (letter in "([{") - (letter in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > BRACKETS:
+        raise ConfigError(where, f"brackets nested deeper than {BRACKETS} are too deep")
+
+
+def swept(override: Override) -> Iterator[str]:
+    """Yields the values of ``override``, which sweeps over several.
+
+    Raises:
+        ConfigError: if Hydra cannot list them, as in ``range(0,10,0)``.
+    """
+    try:
+        yield from override.sweep_string_iterator()
+    except (ValueError, HydraException) as fault:
+        raise ConfigError(override.key_or_group, f"{override.input_line!r} cannot be listed: {fault}") from fault

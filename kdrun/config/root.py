@@ -14,13 +14,14 @@ GROUPS = ("dataset", "teacher", "student", "method", "optimizer", "schedule", "r
 """Groups whose options are chosen by name; ``teacher`` and ``student`` get theirs from a further group, ``model``."""
 
 Seed = Annotated[int, "[0, 4294967295]"]  # the range of numpy; torch accepts more
-FilePath = Annotated[str, Pattern(r"[^\0]+", "is not a path")]
+FilePath = Annotated[str, Pattern(r"[^\0\ud800-\udfff]+", "is not a path")]
 Device = Annotated[str, Pattern(r"cpu|cuda(:\d+)?|auto", "is not cpu, cuda, cuda:N or auto")]
 Name = Annotated[
     str,
     Pattern(
-        r"(?![.-])(?!.*\.\.)[\w .=,+@-]{1,100}",
-        "may only hold letters, digits, spaces and _.=,+@-, at most 100, no '..', and start with neither '.' nor '-'",
+        r"(?![.-]| )(?!.*\.\.)[\w .=,+@-]{0,99}[\w.=,+@-]",
+        "may only hold letters, digits, spaces and _.=,+@-, at most 100, no '..', start with neither '.' nor '-', "
+        "and neither start nor end with a space",
     ),
 ]
 Each = list[float] | None
@@ -59,7 +60,7 @@ class Root:
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     experiment: str | None = None
-    claims: Any = None
+    claims: dict[str, Any] | None = None
     seed: Seed = 0
     epochs: Annotated[int, "[1, 100000]"] = 20
     batch_size: Annotated[int, "[1, 1000000]"] = 64
@@ -87,6 +88,37 @@ def check_root(config: Mapping[str, Any]) -> None:
     if teacher is not None:
         check_keys(teacher, Teacher, "teacher", closed=False)
         check_keys(teacher["recipe"], TeacherRecipe, "teacher.recipe")
+        check_taps(teacher, "teacher")
+    check_taps(config["student"], "student")
+    check_names(config)
+
+
+def check_taps(node: Mapping[str, Any], where: str) -> None:
+    """Refuses a model's ``node`` whose taps are not a list of names of submodules.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    taps = node.get("taps", [])
+    if isinstance(taps, str):
+        raise ConfigError(f"{where}.taps", f"{taps!r} is not a list; write [{taps}]")
+    check_value(taps, list[str], f"{where}.taps")
+
+
+def check_names(value: Any, where: str = "") -> None:
+    """Refuses a node whose name could lead out of a folder: trained models lie in folders of their names.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if isinstance(value, Mapping):
+        if "_target_" in value and value.get("name") is not None:
+            check_value(value["name"], Name, f"{where}.name")
+        for key, item in value.items():
+            check_names(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            check_names(item, f"{where}[{number}]")
 
 
 def check_keys(node: Mapping[str, Any], schema: type, where: str, closed: bool = True) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 SYNONYMS = {
     "T": ("temperature",),
@@ -49,6 +49,9 @@ def nearest(word: str, words: list[str]) -> str | None:
     if word in words:
         return word
     parent, _, last = word.rpartition(".")
+    parents = {key.rpartition(".")[0] for key in words}
+    if parent not in parents and (key := by_parts(word, words)):
+        return key
     renamed = SYNONYMS.get(last, ())
     for other in [*(f"{parent}.{name}" if parent else name for name in renamed), *renamed]:
         if other in words:
@@ -60,3 +63,16 @@ def nearest(word: str, words: list[str]) -> str | None:
         for name in get_close_matches(slip, names, n=1, cutoff=0.6 if names is beside else 0.8):
             return names[name]
     return None
+
+
+def by_parts(word: str, words: list[str]) -> str | None:
+    """Returns the nearest of those ``words`` with as many parts as ``word``, each of them nearly the same; or None."""
+    parts = word.split(".")
+    likeness = {}
+    for key in words:
+        others = key.split(".")
+        if len(others) == len(parts):
+            each = [SequenceMatcher(None, *pair).ratio() for pair in zip(parts, others, strict=True)]
+            likeness[key] = sum(each) if min(each) >= 0.6 else 0.0
+    best = max(likeness, key=lambda key: likeness[key], default=None)
+    return best if best is not None and likeness[best] else None

@@ -12,6 +12,8 @@ from hydra.core.override_parser.types import Override
 
 from kdrun.config.choices import is_choice
 from kdrun.config.compose import Composer
+from kdrun.config.hydra_keys import check_parameter
+from kdrun.config.options import swept
 from kdrun.errors import ConfigError
 
 T = TypeVar("T")
@@ -41,12 +43,27 @@ def jobs(composer: Composer, overrides: Sequence[str]) -> list[list[str]]:
     """Returns the overrides of every job, as ``sweep`` does."""
     parsed = [composer.options.parse(override) for override in composer.options.spell(overrides)]
     axes = []
+    check_once(parsed)
     for override in [*params(composer, parsed), *parsed]:
+        if override.is_sweep_override():
+            check_parameter(override.get_key_element(), None, override.key_or_group)
         composer.options.first(override)
         axes.append(list(islice(values(override), LIMIT + 1)))
         if prod(map(len, axes)) > LIMIT:
             raise ConfigError(override.key_or_group, f"a sweep of more than {LIMIT} jobs; split it")
     return [list(job) for job in product(*axes)]
+
+
+def check_once(parsed: Sequence[Override]) -> None:
+    """Refuses a key that is swept over and said again: only the last would count, in jobs that are the same.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    keys = [override.get_key_element() for override in parsed]
+    for override in parsed:
+        if override.is_sweep_override() and keys.count(override.get_key_element()) > 1:
+            raise ConfigError(override.get_key_element(), "is there more than once; write all its values once")
 
 
 def params(composer: Composer, parsed: Sequence[Override]) -> list[Override]:
@@ -64,7 +81,7 @@ def values(override: Override) -> Iterator[str]:
         ends: Any = override.value()
         yield from (f"{key}={end}" for end in (ends.start, ends.end))
     elif override.is_sweep_override():
-        yield from (f"{key}={value}" for value in override.sweep_string_iterator())
+        yield from (f"{key}={value}" for value in swept(override))
     else:
         yield str(override.input_line)
 
@@ -75,7 +92,8 @@ def check_jobs(
     """Returns the config of every job, composed and checked.
 
     Raises:
-        ConfigError: that of the first wrong job; it also gives the number of jobs with the same error.
+        ConfigError: that of the first wrong job; it also gives the number of jobs with the same error. Also if two jobs
+            are the same.
     """
 
     def checked(overrides: Sequence[str]) -> dict[str, Any]:
@@ -83,7 +101,14 @@ def check_jobs(
         check(config)
         return config
 
-    return for_all(checked, all_jobs)
+    configs = for_all(checked, all_jobs)
+    known: dict[str, int] = {}
+    for number, config in enumerate(configs):
+        first = known.setdefault(repr(config), number)
+        if first != number:
+            words = " ".join(all_jobs[number])
+            raise ConfigError("command line", f"jobs {first} and {number} are the same ({words}); write a value once")
+    return configs
 
 
 def for_all(make: Callable[[T], U], jobs: Sequence[T]) -> list[U]:

@@ -20,6 +20,9 @@ KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
 }
 """For each plain type: the types of the values that it accepts, and its name in an error."""
 
+CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What no text of a config holds: control characters except tab and line ends, and halves of characters."""
+
 INTERVAL = re.compile(r"([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])")
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrun.config.build import Builder
+from kdrun.config.kinds import METHOD
 from kdrun.config.nodes import BASELINE, Node
 from kdrun.core.models import Plan, Trained, initialised, key_fields, shapes, untrained_key
 from kdrun.core.sequence import Outcome, follow
@@ -230,12 +231,15 @@ class Experiment:
         record = Record(folder, f"{model['name']} by {method['name']}", self.listen)
         try:
             record.text("model", str(model))
-            scores, deployed = exp.follow(exp.method(method), journals(record))
+            scores, deployed = exp.follow(
+                exp.method(method), journals(record, self.key_fields(model, method, teacher, plan))
+            )
             self.check_link(deployed, exp.student, method["name"])
-            sha256 = weights.write(folder / "model.safetensors", exp.student.model)
+            record.check_place()
+            weights.write(folder / "model.safetensors", exp.student.model)
+            return {"files": record.digests(), "scores": scores, "environment": self.runtime.environment()}
         finally:
             record.close()
-        return {"sha256": sha256, "scores": scores, "environment": self.runtime.environment()}
 
     def check_link(self, deployed: nn.Module, student: nn.Module, name: str) -> None:
         """Refuses a model for the chain whose method deploys more than the student: only the student is stored.
@@ -263,5 +267,5 @@ class Experiment:
 def build_method(builder: Builder, node: Node, seed: int, where: str = "method") -> AnyMethod:
     """Returns the method of ``node``; ``seed`` determines the weights of its own modules."""
     with seeded(derive(seed, "method", repr(sorted(node.items())))):
-        method: AnyMethod = builder.build(node, where=where)
+        method: AnyMethod = builder.build(node, where=where, kinds=[METHOD])
     return method

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrun.config.build import Builder, is_node
+from kdrun.config.kinds import MODEL, OPTIMIZER, SCHEDULE
 from kdrun.config.nodes import Node, architecture, without_names
 from kdrun.data.source import Source
 from kdrun.data.splits import Data
@@ -20,7 +21,7 @@ from kdrun.errors import ConfigError
 from kdrun.models.loading import SUFFIXES
 from kdrun.store import files
 from kdrun.train.loop import Recipe
-from kdrun.train.runtime import derive, seeded
+from kdrun.train.runtime import derive, fits, seeded
 from kdrun.train.stage import Outputs, Scores
 from kdrun.train.taps import Renormalized, Tapped
 
@@ -49,8 +50,8 @@ class Plan:
         return Recipe(
             epochs=node["epochs"],
             batch_size=node["batch_size"],
-            optimizer=lambda params: builder.build(node["optimizer"], params, where="optimizer"),
-            schedule=builder.build(node["schedule"], where="schedule"),
+            optimizer=lambda params: builder.build(node["optimizer"], params, where="optimizer", kinds=[OPTIMIZER]),
+            schedule=builder.build(node["schedule"], where="schedule", kinds=[SCHEDULE]),
             stop_at=node.get("stop_at"),
             fast=self.fast,
         )
@@ -169,11 +170,13 @@ def initialised(
         ConfigError: if it cannot be built, does not take the images, lacks a tap, or overwrites a tap's output in
             place.
     """
-    core, taps = architecture(node), node.get("taps", ())
-    if isinstance(taps, str):
-        raise ConfigError(f"{where}.taps", f"{taps!r} is not a list; write [{taps}]")
-    with seeded(derive(seed, "student", repr(sorted(core.items())))):
-        model = builder.build(core, source.channels, source.classes, source.size, where=where)
+    core, taps, shape = architecture(node), node.get("taps", ()), (source.channels, source.classes, source.size)
+    images = f"{source.channels}x{source.size}x{source.size}"
+    with (
+        fits(where, f"for images of {images} its weights need"),
+        seeded(derive(seed, "student", repr(sorted(core.items())))),
+    ):
+        model = builder.build(core, *shape, where=where, kinds=[MODEL])
     if getattr(model, "channels_last", False):
         model.to(memory_format=torch.channels_last)
     try:
@@ -181,11 +184,11 @@ def initialised(
     except AttributeError as fault:
         raise ConfigError(f"{where}.taps", str(fault)) from fault
     try:
-        shapes(net, source, device)
+        with fits(where, f"for images of {images} it needs"):
+            shapes(net, source, device)
     except ConfigError as fault:
-        raise ConfigError(f"{where}.{fault.where}", fault.what) from fault
+        raise ConfigError(where if fault.where == where else f"{where}.{fault.where}", fault.what) from fault
     except (RuntimeError, AssertionError) as fault:
-        images = f"{source.channels}x{source.size}x{source.size}"
         raise ConfigError(where, f"does not take images of {images}: {str(fault).splitlines()[0]}") from fault
     return net
 

@@ -19,7 +19,8 @@ from kdrun.data.splits import NOISE, Data
 from kdrun.errors import ConfigError, KdrunError
 from kdrun.store.model_store import key
 from kdrun.train.loop import COSTS
-from kdrun.train.stage import Model, Outputs, Scores, Stage, Step
+from kdrun.train.runtime import fits, lacks_memory
+from kdrun.train.stage import Model, Outputs, Scores, Stage, Step, Terms
 from kdrun.train.taps import Tapped, freeze
 
 if TYPE_CHECKING:
@@ -135,8 +136,12 @@ class Rehearsal(Experiment):
             return deployed_module(stage)
         except KdrunError:
             raise
-        except (RuntimeError, ValueError, AttributeError, LookupError, TypeError) as error:
+        except (RuntimeError, MemoryError, ValueError, AttributeError, LookupError, TypeError) as error:
             self._check_reads(method)
+            if lacks_memory(error):
+                shape = "x".join(map(str, self.data.val.images.shape[1:]))
+                what = f"its training needs more memory than there is, even with {BATCH} images of {shape}"
+                raise ConfigError(self.trains, f"{what}; choose a smaller model") from error
             raise ConfigError("method", f"cannot train {self.trains}: {str(error).splitlines()[0]}") from error
 
     def _check_reads(self, method: AnyMethod) -> None:
@@ -147,15 +152,37 @@ class Rehearsal(Experiment):
     def _summary(self, stage: Stage) -> StageSummary:
         stage.train_mode()
         step = WatchedStep(next(stage.stream.epoch(1)), stage, self.read)
-        terms = []
+        terms: list[Terms] = []
         for update in stage.updates:
-            terms.append(list(stage.named(update, update.loss(step))))
+            terms.append(stage.named(update, update.loss(step)))
             step.moved(update)
+        check_learns(stage, [term for own in terms for term in own.items()])
         parameters = [sum(parameter.numel() for parameter in update.params) for update in stage.updates]
-        return StageSummary(self.trains, stage.name, stage.epochs, terms, parameters)
+        return StageSummary(self.trains, stage.name, stage.epochs, [list(own) for own in terms], parameters)
 
     def _scores(self, stage: Stage) -> Scores:
         return {**(stage.evaluate() if stage.evaluate else {}), "epoch": 1, **dict.fromkeys(COSTS, 0.0)}
+
+
+def check_learns(stage: Stage, terms: list[tuple[str, Tensor]]) -> None:
+    """Refuses a stage whose losses are all zero: with weights of zero, training would change nothing.
+
+    Raises:
+        ConfigError: naming the stage and its terms.
+    """
+    zero = not any(bool(term.detach().count_nonzero()) for _, term in terms)
+    weights = [parameter for update in stage.updates for parameter in update.params]
+    learned = [term for _, term in terms if term.requires_grad]
+    if stage.updates and zero and not (learned and moves(learned, weights)):
+        what = f"every loss ({', '.join(name for name, _ in terms)}) is zero" if terms else "there is no loss"
+        raise ConfigError("method", f"in stage {stage.name} {what}, so nothing is learned; give a weight above 0")
+
+
+def moves(terms: list[Tensor], weights: list[nn.Parameter]) -> bool:
+    """Returns whether the sum of ``terms`` has a gradient other than zero in one of ``weights``."""
+    loss = torch.stack([term.sum() for term in terms]).sum()
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    return any(gradient is not None and bool(gradient.count_nonzero()) for gradient in gradients)
 
 
 class WatchedStep(Step):
@@ -207,7 +234,8 @@ def noise(source: Source) -> Data:
     """Returns random images of the shape that ``source`` describes, ``BATCH`` in each split."""
     generator = torch.Generator().manual_seed(0)
     shape = (BATCH, source.channels, source.size, source.size)
-    images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    with fits("dataset", f"{BATCH} images of {source.channels}x{source.size}x{source.size} need"):
+        images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     paired = source.task == "translation"
     targets = images if paired else torch.randint(source.classes, (BATCH,), generator=generator)
     split = Split(images, targets)

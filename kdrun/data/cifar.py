@@ -85,7 +85,7 @@ class Cifar(Source):
         pixels, labels = content.get(b"data"), content.get(key)
         if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != PIXELS:
             raise InputError(where, f"holds no data of N x {PIXELS} bytes; fetch it again")
-        if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 1 << 31 for label in labels):
             raise InputError(where, f"holds no list of {key.decode()}; fetch it again")
         images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy())
         return check(Split(images, torch.tensor(labels, dtype=torch.int64)), self, where)

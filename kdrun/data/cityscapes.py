@@ -69,7 +69,9 @@ class Cityscapes(Source):
 
     def read(self) -> tuple[Split, Split]:
         train, test = self._paths("train"), self._paths("val")
-        return cached(self, self._place, train + test, lambda: (self._split(train), self._split(test)))
+        splits = cached(self, self._place, train + test, lambda: (self._split(train), self._split(test)))
+        self.notes = [*self.notes, *pictures.outside(self._place, train + test)]
+        return splits
 
     @property
     def _place(self) -> Path:
@@ -107,19 +109,21 @@ class Cityscapes(Source):
         inputs, targets = (photos, labels) if self.direction == "photo_to_label" else (labels, photos)
         return check(Split(inputs.contiguous(), targets.contiguous()), self, self.root)
 
-    def _load(self, path: Path) -> np.ndarray:
-        return self._fitted(pictures.opened(path, "RGB"), exact=False)
+    def _load(self, path: Path, room: pictures.Room) -> np.ndarray:
+        with pictures.opened(path, "RGB", room) as image:
+            return self._fitted(image, exact=False)
 
-    def _load_label(self, path: Path) -> np.ndarray:
-        return self._fitted(pictures.opened(path, "RGB"), exact=True)
+    def _load_label(self, path: Path, room: pictures.Room) -> np.ndarray:
+        with pictures.opened(path, "RGB", room) as image:
+            return self._fitted(image, exact=True)
 
-    def _load_pair(self, path: Path) -> np.ndarray:
-        image = pictures.opened(path, "RGB")
-        half = image.width // 2
-        if image.width != 2 * half or half == 0:
-            raise InputError(str(path), f"is {image.width} pixels wide; a pair has two halves of the same width")
-        photo, label = image.crop((0, 0, half, image.height)), image.crop((half, 0, image.width, image.height))
-        return np.stack([self._fitted(photo, exact=False), self._fitted(label, exact=True)])
+    def _load_pair(self, path: Path, room: pictures.Room) -> np.ndarray:
+        with pictures.opened(path, "RGB", room) as image:
+            half = image.width // 2
+            if image.width != 2 * half or half == 0:
+                raise InputError(str(path), f"is {image.width} pixels wide; a pair has two halves of the same width")
+            photo, label = image.crop((0, 0, half, image.height)), image.crop((half, 0, image.width, image.height))
+            return np.stack([self._fitted(photo, exact=False), self._fitted(label, exact=True)])
 
     def _fitted(self, image: Image.Image, exact: bool) -> np.ndarray:
         return pictures.pixels(pictures.fitted(image, self.native, "stretch", exact))

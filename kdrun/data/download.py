@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,28 @@ def _fetch(root: Path, folder: str, missing: Callable[[], list[str]], fetch: Fet
     try:
         with _scratch(root) as scratch, _timeout():
             if missing():  # another process may have been first
-                fetch(scratch)
+                _wait_for(fetch, scratch)
                 _publish(scratch / folder, root / folder)
     except (OSError, RuntimeError, ImportError, http.client.HTTPException) as error:
         return " ".join(str(error).split()) or type(error).__name__
     return ""
+
+
+def _wait_for(fetch: Fetch, scratch: Path) -> None:
+    """Downloads in another thread, so that a signal ends the wait even while a name is looked up, which none ends."""
+    faults: list[Exception] = []
+
+    def work() -> None:
+        try:
+            fetch(scratch)
+        except Exception as error:  # raised below, if it is still waited for
+            faults.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join()
+    if faults:
+        raise faults[0]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from kdrun.data import pictures
 from kdrun.data.cache import cached
 from kdrun.data.source import Source, Split, check
 from kdrun.data.splits import set_aside
-from kdrun.errors import ConfigError, InputError
+from kdrun.errors import ConfigError, InputError, printable
 
 
 @dataclass(kw_only=True)
@@ -56,10 +56,12 @@ class Folder(Source):
         if len(paths) != self.classes:
             what = f"{self.classes}, but {paths[0].parent} has {len(paths)} folders; leave it out to count them"
             raise ConfigError("dataset.classes", what)
-        self.names = [folder.name for folder in paths]
-        train = [path for folder in paths for path in pictures.listed(folder)]
-        test = self._test_paths()
-        return cached(self, Path(self.root), train + test, lambda: self._parse(train, test))
+        self.names = [printable(folder.name) for folder in paths]
+        self._labels = {folder.name: label for label, folder in enumerate(paths)}
+        train, test = [path for folder in paths for path in _images(folder)], self._test_paths()
+        splits = cached(self, Path(self.root), train + test, lambda: self._parse(train, test))
+        self.notes = [*self.notes, *pictures.outside(Path(self.root), train + test)]
+        return splits
 
     def _class_folders(self) -> list[Path]:
         root = Path(self.root)
@@ -80,7 +82,7 @@ class Folder(Source):
         if place is None:
             return []
         for folder in _folders(place):
-            if folder.name not in self.names:
+            if folder.name not in self._labels:
                 raise InputError(str(folder), f"no such class in {root / 'train'}; rename or remove it")
         return [path for folder in _folders(place) for path in pictures.listed(folder)]
 
@@ -92,13 +94,24 @@ class Folder(Source):
 
     def _split(self, paths: list[Path]) -> Split:
         images, _ = pictures.gathered(paths, (self.channels, self.native, self.native), self._load)
-        labels = torch.tensor([self.names.index(path.parent.name) for path in paths], dtype=torch.int64)
+        labels = torch.tensor([self._labels[path.parent.name] for path in paths], dtype=torch.int64)
         return check(Split(images, labels), self, self.root)
 
-    def _load(self, path: Path) -> np.ndarray:
-        image = pictures.opened(path, "L" if self.channels == 1 else "RGB")
-        return pictures.pixels(pictures.fitted(image, self.native, self.fit))
+    def _load(self, path: Path, room: pictures.Room) -> np.ndarray:
+        with pictures.opened(path, "L" if self.channels == 1 else "RGB", room) as image:
+            return pictures.pixels(pictures.fitted(image, self.native, self.fit))
 
 
 def _folders(place: Path) -> list[Path]:
-    return sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] not in "._")
+    paths = [path for path in pictures.entries(place) if path.name[0] != "_"]
+    for path in paths:
+        if path.is_symlink() and not path.exists():
+            raise InputError(str(path), "is a link that leads nowhere; replace or remove it")
+    return [path for path in paths if path.is_dir()]
+
+
+def _images(folder: Path) -> list[Path]:
+    paths = pictures.listed(folder)
+    if not paths:
+        raise InputError(str(folder), "counts as a class, but holds no images; put some in, or remove it")
+    return paths

@@ -39,16 +39,19 @@ def read_idx(path: Path, dimensions: int, md5: str | None = None) -> Tensor:
     with raw.opened(path) as file:
         head = raw.take(file, path, 4 + 4 * dimensions)
         shape = _shape(head, path, dimensions)
-        count = math.prod(shape)
-        body = raw.take(file, path, count + 1)
-    if len(body) != count:
-        cut = f"truncated ({_mb(len(body))} of {_mb(count)} MB)"
-        raise InputError(str(path), f"{cut if len(body) < count else 'longer than its header says'}; fetch it again")
+        count, most = math.prod(shape), raw.capacity(path) - len(head)
+        body = raw.take(file, path, count + 1) if count <= most else None
+    if body is None or len(body) < count:
+        raise InputError(
+            str(path), f"truncated ({_mb(most if body is None else len(body))} of {_mb(count)} MB); fetch it again"
+        )
+    if len(body) > count:
+        raise InputError(str(path), "longer than its header says; fetch it again")
     raw.verify(path, head + body, md5)
-    return torch.frombuffer(bytearray(body), dtype=torch.uint8).view(shape)
+    return torch.frombuffer(body, dtype=torch.uint8).view(shape)
 
 
-def _shape(head: bytes, path: Path, dimensions: int) -> tuple[int, ...]:
+def _shape(head: bytearray, path: Path, dimensions: int) -> tuple[int, ...]:
     stored = head[3] if len(head) > 3 and head[:3] == b"\0\0\x08" else None
     if stored in MAGIC and stored != dimensions:
         raise InputError(str(path), f"holds {MAGIC[stored]}, {MAGIC[dimensions]} expected; are two files swapped?")

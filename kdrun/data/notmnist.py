@@ -46,7 +46,9 @@ class NotMNIST(Idx):
         if not self.missing() or not lettered:
             return super().read()
         paths = [path for letter in LETTERS for path in pictures.listed(lettered[0] / letter)]
-        return cached(self, lettered[0], paths, lambda: self._parse(paths))
+        splits = cached(self, lettered[0], paths, lambda: self._parse(paths))
+        self.notes = [*self.notes, *pictures.outside(lettered[0], paths)]
+        return splits
 
     def _parse(self, paths: list[Path]) -> tuple[Split, Split]:
         faults: list[str] = []
@@ -58,8 +60,8 @@ class NotMNIST(Idx):
         return set_aside(whole, round(whole.size * self.test_fraction), "notmnist")
 
 
-def _load(path: Path) -> np.ndarray:
-    image = pictures.opened(path, "L")
-    if image.size != (28, 28):
-        raise InputError(str(path), f"is {image.width} x {image.height} pixels, 28 x 28 expected")
-    return pictures.pixels(image)
+def _load(path: Path, room: pictures.Room) -> np.ndarray:
+    with pictures.opened(path, "L", room) as image:
+        if image.size != (28, 28):
+            raise InputError(str(path), f"is {image.width} x {image.height} pixels, 28 x 28 expected")
+        return pictures.pixels(image)

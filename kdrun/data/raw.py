@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
+import os
+import stat
 import zlib
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +14,14 @@ from typing import BinaryIO
 from kdrun.errors import InputError
 
 LFS = b"version https://git-lfs"
+
+CHUNK = 1 << 20
+
+EXPANSION = 25
+"""A .gz that unpacks to more than this many times its size is refused; image data shrink to a fifth at the most."""
+
+SMALL = 1 << 24
+"""The bytes that any .gz may unpack to."""
 
 
 def find(folder: Path, name: str) -> Path | None:
@@ -25,35 +36,68 @@ def opened(path: Path) -> BinaryIO:
     """Opens ``path`` for reading, through gzip if its name ends in .gz.
 
     Raises:
-        InputError: if it is unreadable, empty, or a Git LFS pointer.
+        InputError: if it is unreadable, empty, no regular file, or a Git LFS pointer.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(len(LFS))
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(str(path), "is no regular file; replace or remove it")
+        # not blocking, because a pipe that has taken the file's place since would wait for a writer
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        head = file.read(len(LFS))
+        file.seek(0)
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})") from None
     if not head:
+        file.close()
         raise InputError(str(path), "empty file; fetch it again")
     if head == LFS:
+        file.close()
         raise InputError(str(path), "is a Git LFS pointer; fetch the real file (git lfs pull)")
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    if path.suffix != ".gz":
+        return file
+    file.close()
+    return gzip.open(path)  # type: ignore[return-value]
 
 
-def take(file: BinaryIO, path: Path, count: int) -> bytes:
-    """Returns at most ``count`` bytes of ``file``, fewer at its end; so a .gz cannot unpack to a huge size.
+def capacity(path: Path) -> int:
+    """Returns the most bytes that ``path`` may hold, unpacked: a header that promises more is wrong."""
+    size = path.stat().st_size
+    return max(EXPANSION * size, SMALL) if path.suffix == ".gz" else size
+
+
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where a container's memory limit stands, in bytes or as ``max``."""
+
+
+def memory() -> int:
+    """Returns the bytes of memory that this machine, or the container on it, has."""
+    known = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in map(Path, LIMITS):
+        with contextlib.suppress(OSError, ValueError):
+            known.append(int(path.read_text()))
+    return min(known)
+
+
+def take(file: BinaryIO, path: Path, count: int) -> bytearray:
+    """Returns at most ``count`` bytes of ``file``, fewer at its end; memory is taken as they are read.
 
     Raises:
-        InputError: if the .gz is damaged or truncated.
+        InputError: if the .gz is damaged or truncated, or memory runs out.
     """
+    content = bytearray()
     try:
-        return file.read(count)
+        while part := file.read(min(CHUNK, count - len(content))):
+            content += part
     except EOFError:
         raise InputError(str(path), "truncated; fetch it again") from None
+    except MemoryError:
+        raise InputError(str(path), f"needs more memory than there is ({len(content)} bytes read)") from None
     except (OSError, zlib.error) as error:
         raise InputError(str(path), f"cannot be read ({error}); fetch it again") from None
+    return content
 
 
-def verify(path: Path, content: bytes, md5: str | None) -> None:
+def verify(path: Path, content: bytes | bytearray, md5: str | None) -> None:
     """Checks that ``content`` is that of the published file.
 
     Args:

@@ -10,7 +10,11 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from kdrun.config.values import check_value
 from kdrun.errors import ConfigError, InputError
+
+MOST_CLASSES = 1_000_000
+"""The most classes: a table of scores by class must fit in memory before any model is built."""
 
 Task = Literal["classification", "translation"]
 
@@ -53,9 +57,11 @@ class Source(ABC):
         channels: channels of an image.
         size: width and height of an image, in pixels.
         classes: number of classes; for pairs of images, number of colours of the label maps.
-        mean: mean per channel, of pixels in [0, 1].
-        std: standard deviation per channel, of pixels in [0, 1]. Target images are normalized by the same two numbers.
-        crop: zeros to pad on each side of a training image, before a ``size`` x ``size`` crop at a random place.
+        mean: mean per channel, of pixels in [0, 1]; a number in [-1000, 1000].
+        std: standard deviation per channel, of pixels in [0, 1]; a number in [0.0001, 1000]. Target images are
+            normalized by the same two numbers.
+        crop: zeros to pad on each side of a training image, before a ``size`` x ``size`` crop at a random place; at
+            most ``size``.
         flip: whether to mirror half of the training images, at random, from left to right.
         pad_to: zero-pad images to this size when they are read; it becomes the ``size``.
         val_fraction: the part of the training images that becomes the validation split.
@@ -103,10 +109,19 @@ class Source(ABC):
                 raise ConfigError(f"dataset.{key}", what)
         if min(self.std) <= 0:
             raise ConfigError("dataset.std", f"{min(self.std):g} would divide by zero; give numbers above 0")
+        for key, values, interval in (("mean", self.mean, "[-1000, 1000]"), ("std", self.std, "[0.0001, 1000]")):
+            for value in values:
+                check_value(value, Annotated[float, interval], f"dataset.{key}")
         if self.task == "classification" and self.classes < 2:
             raise ConfigError("dataset.classes", f"{self.classes} is out of range [2, inf)")
+        if self.classes > MOST_CLASSES:
+            raise ConfigError("dataset.classes", f"{self.classes} is out of range [2, {MOST_CLASSES}]")
         self.native = self.size
         self.size = self.native if self.pad_to is None else self.pad_to
+        if self.crop > self.size:
+            raise ConfigError(
+                "dataset.crop", f"{self.crop} would crop beside an image; use at most its {self.size} pixels"
+            )
         if self.size < self.native:
             what = f"{self.pad_to} is less than the images have; use at least {self.native}"
             raise ConfigError("dataset.pad_to", what)
@@ -140,7 +155,8 @@ def check(split: Split, source: Source, where: str) -> Split:
         raise InputError(where, "holds no images; fetch the file again")
     channels, height, width = images.shape[1:]
     # a padded source copied by dataclasses.replace has lost the width of its images: ``native`` is the padded size
-    if channels != source.channels or height != width or not (width == source.native or width < source.size):
+    padded = source.pad_to is not None and source.native == source.size and width < source.size
+    if channels != source.channels or height != width or not (width == source.native or padded):
         wanted = f"{source.channels} x {source.native} x {source.native}"
         raise InputError(where, f"images are {channels} x {height} x {width}, {wanted} by dataset.channels and .size")
     if source.task == "classification":

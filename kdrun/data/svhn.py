@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +20,9 @@ from kdrun.errors import InputError
 
 LARGEST = 1 << 31
 """The most bytes that are read of a file; the largest file of SVHN has 182 million."""
+
+HEADER, COMPRESSED = 128, 15
+"""The bytes before the first part of a MATLAB file, and the type of a part that is compressed."""
 
 MD5 = {
     "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
@@ -71,11 +76,14 @@ class SVHN(Source):
         return check(Split(images, labels), self, str(path))
 
 
-def _arrays(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    from scipy.io import loadmat
+def _arrays(content: bytes | bytearray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.io import loadmat, whosmat
 
     try:
-        arrays: dict[str, Any] = loadmat(BytesIO(content), variable_names=["X", "y"])
+        unpacked = _unpacked(content)
+        kinds = {name: kind for name, _, kind in whosmat(BytesIO(unpacked))}  # reads the headers alone
+        numbers = [name for name in ("X", "y") if kinds.get(name, "").startswith(("uint", "int"))]
+        arrays: dict[str, Any] = loadmat(BytesIO(unpacked), variable_names=numbers)
     except Exception as error:  # a damaged file can raise any exception
         raise InputError(str(path), f"not a MATLAB file ({' '.join(str(error).split())}); fetch it again") from None
     pixels, digits = arrays.get("X"), arrays.get("y")
@@ -89,6 +97,29 @@ def _arrays(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(digits, np.ndarray) or digits.dtype.kind not in "iu":
         raise InputError(str(path), "holds no y of whole numbers; fetch it again")
     return pixels, digits
+
+
+def _unpacked(content: bytes | bytearray) -> bytearray:
+    """Returns a MATLAB file of version 5 with its compressed parts unpacked; scipy would unpack any number of bytes.
+
+    Raises:
+        ValueError: if it is of another version, or unpacks to more than image data do.
+        zlib.error: if a part is damaged.
+    """
+    if content[126:128] != b"IM":
+        raise ValueError("of another version than 5")
+    most, place = max(raw.EXPANSION * len(content), raw.SMALL), HEADER
+    unpacked = bytearray(content[:HEADER])
+    while place + 8 <= len(content):
+        kind, size = struct.unpack_from("<II", content, place)
+        part = content[place : place + 8 + size]
+        if kind == COMPRESSED:
+            part = zlib.decompressobj().decompress(part[8:], most - len(unpacked) + 1)
+        unpacked += part
+        if len(unpacked) > most:
+            raise ValueError(f"unpacks to more than {most} bytes")
+        place += 8 + size
+    return unpacked
 
 
 def _fetch(scratch: Path) -> None:

@@ -33,7 +33,6 @@ from kdrun.library.describe import (
     digest,
     fields_of,
     pieces,
-    refuse_another,
 )
 from kdrun.methods.base import AnyMethod
 from kdrun.report.display import Display
@@ -42,6 +41,7 @@ from kdrun.store.checkpoint import journals
 from kdrun.store.format import RECORD_FORMAT
 from kdrun.store.model_store import ModelStore
 from kdrun.store.record import Record, Row, versions
+from kdrun.store.run_folder import refuse_other_fields
 from kdrun.train.loop import Recipe
 from kdrun.train.runtime import Interrupt, Runtime, pick
 from kdrun.train.schedules import Constant
@@ -129,8 +129,10 @@ def distill(
         stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count())))
         display = stack.enter_context(Display()) if progress else None
         runtime = Runtime(pick(device), precision, torch.get_num_threads(), interrupt=interrupt)
+        with interrupt.at_once("reading the data"):
+            read = Data.read(source)
         exp = Experiment(
-            data=Data.read(source).to(runtime.device),
+            data=read.to(runtime.device),
             runtime=runtime,
             store=ModelStore(place / "models", interrupt, display.notice if display else discard),
             builder=Builder(),
@@ -163,11 +165,11 @@ def train_student(exp: Experiment, method: AnyMethod, folder: Path) -> Distilled
     config, key = pieces(exp, method), fields_of(exp, method)
     record = Record(folder, f"{config['student']['name']} by {config['method']['name']}", exp.listen)
     try:
-        refuse_another(folder, key)
-        record.config(config)
+        refuse_other_fields(folder, key)
         about = {"overrides": [], "versions": versions(), "environment": exp.runtime.environment()}
         record.about(status="running", format=RECORD_FORMAT, started=time.time(), fields=key, **about)
-        outcome = exp.follow(method, journals(record))
+        record.config(config)
+        outcome = exp.follow(method, journals(record, key))
         summary = conclude(exp, config, method, None, outcome, record, [])
         return Distilled(network(outcome.deployed), summary, record.rows)
     finally:

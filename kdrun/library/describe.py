@@ -5,18 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdrun.config.values import show
 from kdrun.core.experiment import Experiment
-from kdrun.errors import ConfigError, InputError
+from kdrun.errors import ConfigError
 from kdrun.methods.base import AnyMethod
-from kdrun.store import files
-from kdrun.store.format import RECORD_FORMAT, check_format
 from kdrun.train.taps import Renormalized, Tapped
 
 
@@ -76,31 +72,6 @@ def fields_of(exp: Experiment, method: AnyMethod) -> dict[str, Any]:
     node = {"digest": digest({}, repr((student, student.taps, shapes)))}
     fields = exp.key_fields(node, described(method), exp.teachers[0] if exp.teachers else None, exp.plan)
     return dict(json.loads(json.dumps(fields)))  # tuples become lists, as they will be in run.json
-
-
-def refuse_another(folder: Path, fields: dict[str, Any]) -> None:
-    """Refuses a ``folder`` that holds another training, with other ``fields``; the number of epochs may grow.
-
-    Raises:
-        InputError: naming the first difference.
-    """
-    path = folder / "run.json"
-    about: dict[str, Any] = files.read_json(path) if path.is_file() else {"format": RECORD_FORMAT, "fields": fields}
-    check_format(folder, about)
-    there: dict[str, Any] = about.get("fields", {})
-    for key, value in fields.items():
-        old = there.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
-            parts = [part for part in value if value[part] != old.get(part) and not more_epochs(part, old, value)]
-            what = [f"{key}.{part} was {show(old.get(part))}, now {show(value[part])}" for part in parts]
-        else:
-            what = [] if value == old else [f"another {key}"]
-        if what:
-            raise InputError(str(folder), f"holds another training ({what[0]}); choose another folder")
-
-
-def more_epochs(part: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
-    return part == "epochs" and part in old and bool(old[part] < new[part])
 
 
 def described(thing: Any) -> dict[str, Any]:

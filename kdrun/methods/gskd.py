@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 
@@ -10,7 +10,7 @@ from kdrun.config.nodes import Node
 from kdrun.core.experiment import Experiment
 from kdrun.core.models import Trained
 from kdrun.errors import ConfigError
-from kdrun.methods.arguments import Temperature
+from kdrun.methods.arguments import MethodNode, ModelNode, Temperature
 from kdrun.methods.base import Method, Scores, Stage, Stages, Step, Terms, adapted, chain_scores
 from kdrun.methods.kd import Reduction, soft_loss
 
@@ -27,9 +27,9 @@ class GSKD(Method):
     seed.
     """
 
-    base: dict[str, Any]
+    base: MethodNode
     """Method between teacher and student; any method with a ``ce_weight``."""
-    students: list[dict[str, Any]]
+    students: list[ModelNode]
     """Students before the run's own, from the smallest to the largest."""
     previous_weight: Annotated[float, "[0, 1]"] = 0.05
     """Weight of the previous student's soft targets, their gamma; it is subtracted from the base's ``ce_weight``."""
@@ -37,7 +37,7 @@ class GSKD(Method):
     """Temperature T of the previous student's soft targets."""
     reduction: Reduction = "batchmean"
     """Reduction of the previous student's soft targets, see ``soft_loss``."""
-    new_teacher: dict[str, Any] | None = None
+    new_teacher: ModelNode | None = None
     """Model as large as the teacher. It is trained at the end of the chain and replaces the teacher; the chain then
     starts again with it. If None, the teacher stays."""
 

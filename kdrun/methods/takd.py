@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kdrun.core.experiment import Experiment
 from kdrun.core.models import Trained
+from kdrun.methods.arguments import MethodNode, ModelNode
 from kdrun.methods.base import Method, Scores, Stages, chain_scores
 
 
@@ -17,9 +16,9 @@ class TAKD(Method):
     With an empty chain, this is the base method.
     """
 
-    base: dict[str, Any]
+    base: MethodNode
     """Method of every link; any method that trains one student."""
-    assistants: list[dict[str, Any]]
+    assistants: list[ModelNode]
     """Models between teacher and student, from the largest to the smallest."""
 
     def stages(self, exp: Experiment) -> Stages:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdrun.core.experiment import Experiment
 from kdrun.errors import ConfigError
+from kdrun.methods import arguments
 from kdrun.methods.base import Scores
 from kdrun.methods.scratch import Scratch
 from kdrun.report.temperature import softened
@@ -26,7 +27,7 @@ class Temperature(Scratch):
     set" of MNIST is a 7, but the picture shows an 8: their data must have been shuffled.
     """
 
-    temperatures: Sequence[Annotated[float, "(0, inf)"]] = (1, 5, 10, 15, 20, 40, 60)
+    temperatures: Sequence[arguments.Temperature] = (1, 5, 10, 15, 20, 40, 60)
     """Temperatures T; each is one line of the figure."""
     sample_label: Annotated[int, "[0, inf)"] = 8
     """Class of the image, which is the first one of this class in the test split."""
@@ -34,6 +35,8 @@ class Temperature(Scratch):
     """Position of the image in the test split, from 0; if given, it replaces ``sample_label``."""
 
     def setup(self, exp: Experiment) -> None:
+        if not self.temperatures:
+            raise ConfigError("method.temperatures", "is empty; there is nothing to plot")
         classes = exp.data.source.classes
         if self.sample_index is None and self.sample_label >= classes:
             raise ConfigError("method.sample_label", f"{self.sample_label} is out of range: {classes} classes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdrun.core.experiment import Experiment
-from kdrun.methods.arguments import Temperature, Weight
+from kdrun.methods.arguments import MethodNode, Temperature, Weight
 from kdrun.methods.base import Batch, Method, Scores, Stage, Stages, Step, Terms, Update, adapted
 
 Rule = Literal["shift", "swap", "lsr", "none"]
@@ -38,7 +38,7 @@ class WSKD(Method):
     device per batch. The fraction of the samples on which it errs is a score of each epoch, ``teacher_wrong``.
     """
 
-    base: dict[str, Any]
+    base: MethodNode
     """Method of the first step; any method whose student is taught by the teacher's outputs."""
     ce_weight: Weight = 0.5
     """Weight of the cross-entropy with the labels, in the second step."""

@@ -44,7 +44,7 @@ def from_torchvision(
     Raises:
         ValueError: if there is no such net; if ``small_images`` is set and it is no ResNet; if it does not take
             images of this size; if the named weights do not exist or are not in the cache.
-        InputError: if the weight file is unreadable or made for another net.
+        InputError: if the weight file is unreadable, made for another net, or holds what are no finite floats.
     """
     model = _build(net, classes, size)
     if small_images:
@@ -114,7 +114,7 @@ def _fill(model: nn.Module, path: Path, classes: int) -> None:
         for name in own.keys() & state.keys()
         if own[name].shape[:1] == (classes,) != state[name].shape[:1] and own[name].shape[1:] == state[name].shape[1:]
     }
-    loading.fill(model, state | head, path, "weights")
+    model.converted = loading.fill(model, state | head, path, "weights")  # type: ignore[assignment]
 
 
 def _settle(model: Any) -> None:

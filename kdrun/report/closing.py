@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kdrun.report.cost import short
+from kdrun.report.markup import plain
 from kdrun.train.metrics import TASKS
 
 ROLES = {"teacher": "teacher", "baseline": "student alone", "student": "student"}
@@ -19,7 +20,7 @@ def closing(console: Console, summary: dict[str, Any], folder: Path) -> None:
     """Prints the table of ``summary``, the run folder and the command that shows the curves."""
     scores, models = TASKS[summary["task"]], summary["models"]
     title = f"{summary['dataset']}, seed {summary['seed']}: scores on {summary['test_images']:,} test images"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
+    table = Table(title=plain(title, "bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 1))
     for heading in ("", "model", *(score.name for score in scores), "difference", "params", "FLOPs", "seconds"):
         table.add_column(heading, justify="left" if heading in ("", "model") else "right", no_wrap=True)
     baseline = models.get("baseline")
@@ -32,7 +33,7 @@ def closing(console: Console, summary: dict[str, Any], folder: Path) -> None:
         difference = main.text(gain, sign=True) if gain is not None else ""
         seconds = f"{row['train_seconds']:.1f}" if row["train_seconds"] is not None else "external"
         cost = (short(row["parameters"]), short(row["flops"]), seconds)
-        table.add_row(label, row["name"], *cells, difference, *cost)
+        table.add_row(plain(label), plain(row["name"]), *cells, difference, *cost)
     console.print(table)
     console.print(notes(summary), markup=False, soft_wrap=True)
     console.print(f"run folder   {folder}", markup=False, soft_wrap=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
@@ -15,6 +13,7 @@ from kdrun.report.cost import short
 from kdrun.report.labels import labels
 from kdrun.report.leaderboard import spread
 from kdrun.report.lines import BASE, UNTAUGHT, Line, Run, main_score
+from kdrun.report.markup import csv_text, markdown, plain
 from kdrun.train.metrics import Score, called
 
 NOTES = """\
@@ -35,17 +34,18 @@ class Grid:
 
     def markdown(self) -> str:
         """Returns the table as markdown."""
-        lines = [self.headings, ["---", *("---:" for _ in self.headings[1:])], *self.rows]
-        return "\n".join([f"## {self.title}\n", *(f"| {' | '.join(cells)} |" for cells in lines)])
+        head, *rows = ([markdown(cell) for cell in cells] for cells in (self.headings, *self.rows))
+        lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
+        return "\n".join([f"## {markdown(self.title)}\n", *(f"| {' | '.join(cells)} |" for cells in lines)])
 
     def rich(self) -> Table:
         """Returns the table for printing on a terminal."""
-        table = Table(title=self.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table = Table(title=plain(self.title, "bold"), title_justify="left", box=None, pad_edge=False)
         for place, heading in enumerate(self.headings):
             side: JustifyMethod = "right" if place else "left"
-            table.add_column(heading, justify=side, no_wrap=self.whole and place > 0, overflow="fold")
+            table.add_column(plain(heading), justify=side, no_wrap=self.whole and place > 0, overflow="fold")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(plain, row))
         return table
 
 
@@ -163,33 +163,29 @@ def metrics_grid(named: dict[str, Line], title: str) -> Grid:
     return Grid(title, ["metric", *tables], [[name, *(both(label, name) for label in tables)] for name in names])
 
 
-def markdown(tables: list[Grid], notes: list[str], pictures: list[str], runs: list[Run], others: list[str]) -> str:
+def page(tables: list[Grid], notes: list[str], pictures: list[str], runs: list[Run], others: list[str]) -> str:
     """Returns the report as markdown.
 
     Args:
         tables: the tables.
-        notes: the notes below the tables.
+        notes: the notes below the tables, after ``NOTES``.
         pictures: the file names of figures, in the folder of the report.
         runs: the runs that are compared.
         others: one line for each folder without a finished run.
     """
     claims = {run.config["experiment"] or run.folder.name: run.config.get("claims") for run in runs}
-    recorded = [f"- {name}: `{text}`" for name, text in claims.items() if text]
-    parts = [f"# Report of {len(runs)} runs", *(table.markdown() for table in tables), *notes]
+    recorded = [f"- {markdown(f'{name}: {text}')}" for name, text in claims.items() if text]
+    parts = [f"# Report of {len(runs)} runs", *(table.markdown() for table in tables), NOTES, *map(markdown, notes)]
     parts += [f"![{picture}]({picture})" for picture in pictures]
     parts += [f"## Claims as recorded\n\n{chr(10).join(recorded)}"] if recorded else []
-    parts += [f"## Not in the tables\n\n{chr(10).join(f'- {other}' for other in others)}"] if others else []
+    parts += [f"## Not in the tables\n\n{chr(10).join(f'- {markdown(other)}' for other in others)}"] if others else []
     return "\n\n".join(parts) + "\n"
 
 
 def report_csv(lines: list[Line]) -> str:
     """Returns all lines as csv; accuracies are in [0, 1], unknown values are empty."""
     rows = [values(label, line) for line, label in zip(lines, labels(lines), strict=True)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for each in rows for key in each)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows)
 
 
 def values(label: str, line: Line) -> dict[str, Any]:

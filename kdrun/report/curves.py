@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from kdrun.report.markup import caption
 from kdrun.train.metrics import Score
 
 Rows = list[dict[str, Any]]
@@ -44,23 +45,28 @@ def curves(rows: dict[str, Rows], main: Score, title: str, levels: dict[str, flo
         if not scored:
             continue
         epochs = range(1, len(scored) + 1)
-        style = {"label": label, "marker": "." if len(scored) < 40 else None, "color": colour, "linestyle": stroke}
+        style = {
+            "label": caption(label),
+            "marker": "." if len(scored) < 40 else None,
+            "color": colour,
+            "linestyle": stroke,
+        }
         left.plot(epochs, [loss(row) for row in scored], **style)
         right.plot(epochs, [row[f"val/{main.name}"] * scale for row in scored], **style)
         for name, (colour, stroke) in zip(others(scored[0], main), cycle(PARTS), strict=False):
             part = f"{label}, {name.removeprefix('val/').removesuffix('/' + main.name)}"
-            style |= {"label": part, "color": colour, "linestyle": stroke}
+            style |= {"label": caption(part), "color": colour, "linestyle": stroke}
             right.plot(epochs, [row[name] * scale for row in scored], **style)
     for label, level in (levels or {}).items():
-        right.axhline(level * scale, label=label, color="gray", linewidth=1)
-    figure.suptitle(title)
+        right.axhline(level * scale, label=caption(label), color="gray", linewidth=1)
+    figure.suptitle(caption(title))
     left.set(xlabel="epoch", ylabel="training loss, sum of its terms")
     right.set(xlabel="epoch", ylabel=f"validation {main.name}{' in %' if main.percent else ''}")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if axes.lines:
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=8, loc="upper right" if axes is left else "lower right")  # "best" is slow
     return figure
 
 

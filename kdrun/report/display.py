@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 
+from kdrun.errors import printable
 from kdrun.train.metrics import called
 
 WIDTH = 110
@@ -18,10 +21,20 @@ QUIET_SECONDS = 10.0
 """The least number of seconds between two plain lines of one stage."""
 
 
+class Screen(Console):
+    """A console on which text only stands: the control characters of a name are shown, not obeyed."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yields the segments of ``renderable``; what rich itself tells the terminal is not text and stays."""
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else "\n".join(map(printable, segment.text.split("\n")))
+            yield segment._replace(text=text)
+
+
 def console() -> Console:
     """Returns a console for standard output."""
-    screen = Console(highlight=False)
-    return screen if screen.is_terminal else Console(highlight=False, width=WIDTH)
+    screen = Screen(highlight=False, emoji=False)
+    return screen if screen.is_terminal else Screen(highlight=False, emoji=False, width=WIDTH)
 
 
 class Display:
@@ -30,9 +43,9 @@ class Display:
     def __init__(self) -> None:
         self.console = console()
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(24),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)

@@ -6,6 +6,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from kdrun.report.markup import caption
+
 
 def confusion(counts: Tensor, names: list[str], title: str) -> Figure:
     """Returns the figure of a confusion matrix; each row is divided by its sum.
@@ -20,10 +22,11 @@ def confusion(counts: Tensor, names: list[str], title: str) -> Figure:
     axes = figure.subplots()
     shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).cpu().numpy()
     image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    axes.set(title=title, xlabel="predicted class", ylabel="true class")
+    axes.set(title=caption(title), xlabel="predicted class", ylabel="true class")
+    labels = list(map(caption, names))
     if len(names) <= 20:
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), labels, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), labels)
     if len(names) <= 12:
         for row, column in ((i, j) for i in range(len(names)) for j in range(len(names)) if counts[i, j]):
             colour = "white" if shares[row, column] > 0.5 else "black"

@@ -31,7 +31,8 @@ def illustrate(record: Record, exp: Experiment, config: Config, measured: Result
     named = {name: node.get("name", "none") for name, node in nodes.items()}
     scores = {score.name: measured.models["student"]["test"][score.name] for score in TASKS[source.task]}
     record.hparams({**named, **flat}, scores)
-    record.method_metrics(summary.get("method_metrics", {}))
+    metrics = summary.get("method_metrics", {})
+    record.method_metrics({name: value for name, value in metrics.items() if value is not None})
 
 
 def plot_curves(record: Record, exp: Experiment, baseline: Trained | None, summary: Summary) -> None:

@@ -7,6 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from kdrun.report.markup import caption
+
 ROWS = 20
 """The most classes in the grid of impressions."""
 
@@ -20,10 +22,11 @@ def similarity(cosines: Tensor, names: list[str], title: str) -> Figure:
     FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
     axes = figure.subplots()
     image = axes.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
-    axes.set(title=title, xlabel="class", ylabel="class")
+    axes.set(title=caption(title), xlabel="class", ylabel="class")
+    labels = list(map(caption, names))
     if len(names) <= 20:
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), labels, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), labels)
     if len(names) <= 12:
         for row, values in enumerate(cosines.tolist()):
             for column, value in enumerate(values):
@@ -52,8 +55,9 @@ def grid(images: list[Tensor], names: list[str], title: str) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.imshow(sheet.numpy().squeeze(2) if channels == 1 else sheet.numpy(), vmin=0, vmax=1, cmap="gray")
-    axes.set_yticks([(y + 0.5) * (height + GAP) - GAP / 2 for y in range(len(images))], names[: len(images)])
-    axes.set(title=title, ylabel="class", xticks=[])
+    labels = [caption(name) for name in names[: len(images)]]
+    axes.set_yticks([(y + 0.5) * (height + GAP) - GAP / 2 for y in range(len(images))], labels)
+    axes.set(title=caption(title), ylabel="class", xticks=[])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure

@@ -17,23 +17,29 @@ def labels(lines: list[Line]) -> list[str]:
     name of the experiment.
     """
     plain = [f"{line.name} {line.how if line.how in UNTAUGHT else 'by ' + line.how}" for line in lines]
-    names = []
+    groups: dict[str, list[Line]] = {}
     for line, label in zip(lines, plain, strict=True):
-        alike = [other for other, name in zip(lines, plain, strict=True) if name == label]
-        names.append(", ".join([label, *differing(line, alike)]))
-    return names
+        groups.setdefault(label, []).append(line)
+    differences = {label: iter(differing(alike)) for label, alike in groups.items()}
+    return [", ".join([label, *next(differences[label])]) for label in plain]
 
 
-def differing(line: Line, alike: list[Line]) -> list[str]:
-    """Returns how ``line`` differs from the others in ``alike``; an empty list if it is the only one."""
-    experiments = [other.all[0].run.config["experiment"] for other in alike]
-    if line.how not in UNTAUGHT and len(alike) > 1 and None not in experiments and len(set(experiments)) == len(alike):
-        return [line.all[0].run.config["experiment"]]
-    leaves = [dict(flat(other.all[0].kind)) for other in alike]
-    own = dict(flat(line.all[0].kind))
-    differing_keys = {key: value for key, value in own.items() if any(other.get(key) != value for other in leaves)}
+def differing(alike: list[Line]) -> list[list[str]]:
+    """Returns how each line differs from the others in ``alike``; an empty list if it is the only one."""
+    experiments = [line.all[0].run.config["experiment"] for line in alike]
+    named = alike[0].how not in UNTAUGHT and len(alike) > 1 and None not in experiments
+    if named and len(set(experiments)) == len(alike):
+        return [[experiment] for experiment in experiments]
+    leaves = [dict(flat(line.all[0].kind)) for line in alike]
+    keys = dict.fromkeys(key for own in leaves for key in own)
+    varying = {key for key in keys if any(own.get(key) != leaves[0].get(key) for own in leaves)}
+    return [settings({key: value for key, value in own.items() if key in varying}) for own in leaves]
+
+
+def settings(differing_keys: dict[str, Any]) -> list[str]:
+    """Returns ``KEY=VALUE`` for each of the keys; a node of another class is named by its class alone."""
     classes = [key.removesuffix(CLASS) for key in differing_keys if key.endswith(CLASS)]
-    named = {node: differing_keys[node + CLASS].rpartition(".")[2] for node in classes}
+    named = {node: str(differing_keys[node + CLASS]).rpartition(".")[2] for node in classes}
     # if the classes differ, their names are enough
     rest = {k: v for k, v in differing_keys.items() if not any(k.startswith(f"{node}.") for node in classes)}
     return [f"{key}={value}" for key, value in {**named, **rest}.items()]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
+from kdrun.errors import InputError
 from kdrun.report.cost import short
 from kdrun.report.display import console
+from kdrun.report.markup import csv_text, plain
+from kdrun.report.reading import read_summary
 from kdrun.store import files
 from kdrun.train.metrics import TASKS, Score
 
@@ -70,12 +71,22 @@ def write_leaderboard(folder: Path) -> int:
 
 def job_summary(job: Path) -> Summary:
     """Returns the summary of a job; for a job without one, a summary that it failed, with its overrides."""
-    about, summary = job / "run.json", job / "summary.json"
-    if summary.is_file():
-        content: Summary = files.read_json(summary)
-        return content
-    overrides = files.read_json(about)["overrides"] if about.is_file() else []
-    return {"status": "failed", "error": "left no summary", "overrides": overrides}
+    try:
+        if os.path.lexists(job / "summary.json"):
+            return {"overrides": [], **read_summary(job, of_any_format=True)}
+        error = "left no summary"
+    except InputError as fault:
+        error = str(fault)
+    return {"status": "failed", "error": error, "overrides": recorded_words(job / "run.json")}
+
+
+def recorded_words(about: Path) -> list[str]:
+    """Returns the overrides in a run.json; an empty list if it cannot be read."""
+    try:
+        words = files.read_json(about)["overrides"] if about.is_file() else []
+    except (InputError, LookupError, TypeError):
+        return []
+    return [str(word) for word in words] if isinstance(words, list) else []
 
 
 def by_setting(runs: list[Summary]) -> list[Setting]:
@@ -128,37 +139,34 @@ def leaderboard_csv(lines: list[Setting]) -> str:
         students = [run["models"]["student"] for run in line.done]
         row["parameters"] = students[0]["parameters"] if students else ""
         row["flops"] = students[0]["flops"] if students else ""
-        row["train_seconds_mean"] = mean(student["train_seconds"] for student in students) if students else ""
+        seconds = [student["train_seconds"] for student in students if student["train_seconds"] is not None]
+        row["train_seconds_mean"] = mean(seconds) if seconds else ""
         rows.append(row)
-    text = io.StringIO()
-    names = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, list(names), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows)
 
 
 def printed(lines: list[Setting], dataset: str, main: Score) -> Table:
     """Returns the leaderboard of a data set for printing on a terminal."""
     title = f"{dataset}: {main.name} on test images, mean ± standard deviation over n seeds"
-    grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
+    grid = Table(title=plain(title, "bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 1))
     grid.add_column("setting", overflow="fold")
     for heading in ("n", main.name, "difference", "teacher", "params", "seconds"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for line in lines:
         values, differences, teacher = line.values(main), line.differences(main), line.values(main, "teacher")
-        failed = f" ({line.failed} not finished)" if line.failed else ""
+        label = plain(line.setting + (f" ({line.failed} not finished)" if line.failed else ""))
         if not values:
-            grid.add_row(escape(line.setting) + failed, "0")
+            grid.add_row(label, "0")
             continue
-        student = line.done[0]["models"]["student"]
+        students = [run["models"]["student"] for run in line.done]
+        seconds = [student["train_seconds"] for student in students if student["train_seconds"] is not None]
         grid.add_row(
-            escape(line.setting) + failed,
+            label,
             str(len(values)),
             main.text(mean(values), spread(values)),
             main.text(mean(differences), spread(differences), sign=True) if differences else "",
             main.text(mean(teacher)) if teacher else "",
-            short(student["parameters"]),
-            f"{mean(run['models']['student']['train_seconds'] for run in line.done):.1f}",
+            short(students[0]["parameters"]),
+            f"{mean(seconds):.1f}" if seconds else "",
         )
     return grid

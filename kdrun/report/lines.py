@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ BASE = ("base", "alone", "scratch")
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, as read from its folder.
+    """A finished run, read from its folder and checked, see ``reading``.
 
     Args:
         folder: the path of the folder.
@@ -73,9 +74,10 @@ class Measured:
         """The metrics.jsonl of its training: the run's own, or that in the store, which is beside the run or sweep."""
         if self.role == "student":
             return self.run.folder / "metrics.jsonl"
-        stored = Path("models", f"{self.row['name']}-{self.row['key'][:12]}", "metrics.jsonl")
+        name = self.row["name"].replace("/", "-")  # the name of a folder, not a path
+        stored = Path("models", f"{name}-{(self.row['key'] or '')[:12]}", "metrics.jsonl")
         roots = (self.run.folder.parent, self.run.folder.parent.parent, Path(self.run.config["out"]))
-        return next((root / stored for root in roots if (root / stored).is_file()), roots[0] / stored)
+        return next((root / stored for root in roots if isfile(root / stored)), roots[0] / stored)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ class Line:
         values: dict[str, list[float]] = {}
         for one in self.models:
             for name, value in one.run.summary.get("method_metrics", {}).items() if one.role == "student" else ():
-                values.setdefault(name, []).append(value)
+                if value is not None:
+                    values.setdefault(name, []).append(value)
         return values
 
     def claimed(self, *names: str) -> float | None:
@@ -162,7 +165,7 @@ class Line:
                 claim = next((claim[word] for word in words if word in claim), None)
             elif names or one.role != "student":
                 claim = None
-            if isinstance(claim, int | float):
+            if isinstance(claim, int | float) and not isinstance(claim, bool):
                 return float(claim)
         return None
 

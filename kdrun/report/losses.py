@@ -9,15 +9,20 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from kdrun.errors import InputError
 from kdrun.report.curves import loss, terms
 from kdrun.report.labels import labels
-from kdrun.report.lines import Line
-from kdrun.store.record import read_rows
+from kdrun.report.lines import Line, Measured
+from kdrun.report.markup import caption, file_part
+from kdrun.report.reading import metrics_rows
 from kdrun.train.metrics import TASKS
 
 Rows = list[dict[str, Any]]
 
 COLUMNS = 4
+
+PANELS = 100
+"""The most panels of a figure: a larger one takes minutes, and has more pixels than can be drawn."""
 
 WIDTH = 44
 """The most characters in a line of a panel's title."""
@@ -26,20 +31,35 @@ AXES_FACTOR = 3.0
 """The two losses share an axis if their ratio after the first epoch is at most this."""
 
 
-def plotted(lines: list[Line]) -> dict[str, bytes]:
-    """Returns a figure of all losses for each data set, as PNG bytes by file name."""
-    pictures = {}
-    for section in dict.fromkeys(line.section for line in lines):
+def plotted(lines: list[Line]) -> tuple[dict[str, bytes], list[str]]:
+    """Returns a figure of the losses for each data set, and what they leave out.
+
+    Returns:
+        The figures as PNG bytes by file name, and one line for each file that cannot be read or was left out.
+    """
+    pictures, missing = {}, []
+    for number, section in enumerate(dict.fromkeys(line.section for line in lines)):
         here = [line for line in lines if line.section == section]
-        panels = {
-            label: [rows for one in line.models if (rows := read_rows(one.metrics))]
-            for label, line in zip(labels(here), here, strict=True)
-        }
-        measure = next(score.name for score in TASKS[section[1]] if not score.more_is_better)
-        buffer = io.BytesIO()
-        losses({label: rows for label, rows in panels.items() if rows}, measure).savefig(buffer, format="png", dpi=120)
-        pictures[f"losses-{section[0]}.png"] = buffer.getvalue()
-    return pictures
+        if len(here) > PANELS:
+            missing.append(f"not in the figure of {section[0]}: the last {len(here) - PANELS} of {len(here)} lines")
+        known = zip(labels(here)[:PANELS], here, strict=False)
+        panels = {label: [rows for one in line.models if (rows := readable(one, missing))] for label, line in known}
+        if panels := {label: rows for label, rows in panels.items() if rows}:
+            measure = next(score.name for score in TASKS[section[1]] if not score.more_is_better)
+            buffer = io.BytesIO()
+            losses(panels, measure).savefig(buffer, format="png", dpi=120)
+            name = f"losses-{file_part(section[0])}.png"
+            pictures[f"{number}-{name}" if name in pictures else name] = buffer.getvalue()
+    return pictures, missing
+
+
+def readable(model: Measured, missing: list[str]) -> Rows:
+    """Returns the rows of a model's metrics.jsonl; if it cannot be read, none, and ``missing`` gets a line."""
+    try:
+        return metrics_rows(model.metrics)
+    except InputError as fault:
+        missing.append(f"not in the figure: {fault}")
+        return []
 
 
 def losses(panels: dict[str, list[Rows]], measure: str) -> Figure:
@@ -59,8 +79,8 @@ def losses(panels: dict[str, list[Rows]], measure: str) -> Figure:
     grid = figure.subplots(count, columns, squeeze=False)
     for axes, (label, seeds) in zip(grid.flat, panels.items(), strict=False):
         panel(axes, [[row for row in rows if row["stage"] == rows[-1]["stage"]] for rows in seeds], measure)
-        title = [fill(label, WIDTH), fill(f"training: {' + '.join(terms(seeds[0][-1]))}", WIDTH)]
-        axes.set_title("\n".join(title), fontsize=7)
+        title = [label, f"training: {' + '.join(terms(seeds[0][-1]))}"]
+        axes.set_title("\n".join(fill(caption(line), WIDTH) for line in title), fontsize=7)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
     figure.suptitle(f"losses: training (sum of terms) and validation ({measure})", fontsize=10)
@@ -74,7 +94,8 @@ def panel(axes: Any, seeds: list[Rows], measure: str) -> None:
     sizes = [max(abs(points[0][1]) for points in each if points) for each in (trained, held) if any(each)]
     beside = axes.twinx() if max(sizes) > AXES_FACTOR * min(sizes) else axes
     handles = [*traces(axes, trained, "training", "tab:blue"), *traces(beside, held, "validation", "tab:orange")]
-    beside.legend(handles=handles, fontsize=7)  # on the upper axes, or curves would be drawn across the legend
+    # on the upper axes, or curves would be drawn across it; at a set place, as the best one is slow to search for
+    beside.legend(handles=handles, fontsize=7, loc="upper right")
     axes.set(xlabel="epoch", ylabel="loss" if beside is axes else "training loss")
     if beside is not axes:
         beside.set_ylabel("validation loss")

@@ -8,6 +8,7 @@ from rich.table import Table
 from kdrun.core.experiment import Experiment
 from kdrun.core.rehearsal import StageSummary
 from kdrun.report.cost import flops, parameters, short
+from kdrun.report.markup import plain
 from kdrun.train.taps import Tapped
 
 
@@ -21,10 +22,11 @@ def show_plan(console: Console, exp: Experiment, models: dict[str, Tapped], stag
     for role, model in models.items():
         taps = zip(model.taps, exp.shapes(model), strict=True)
         listed = ", ".join(f"{tap} {'x'.join(map(str, size[1:]))}" for tap, size in taps)
-        table.add_row(role, short(parameters(model)), short(flops(model, image)), listed)
+        table.add_row(role, short(parameters(model)), short(flops(model, image)), plain(listed))
     console.print(table)
     table = Table("trains", "stage", "epochs", "losses", "moved parameters")
     for stage in stages:
         losses = " | ".join(" + ".join(names) for names in stage.terms)
-        table.add_row(stage.model, stage.stage, str(stage.epochs), losses, " | ".join(map(short, stage.parameters)))
+        names = map(plain, (stage.model, stage.stage, str(stage.epochs), losses))
+        table.add_row(*names, " | ".join(map(short, stage.parameters)))
     console.print(table)

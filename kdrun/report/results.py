@@ -12,7 +12,7 @@ from kdrun.core.models import Trained
 from kdrun.data.streams import pixels
 from kdrun.report.cost import flops, parameters
 from kdrun.train.loop import COSTS
-from kdrun.train.metrics import agreement, beside_teacher, calibration_error, confusion, measure
+from kdrun.train.metrics import agreement, beside_teacher, calibration_error, confusion, finite, measure
 from kdrun.train.stage import Scores
 
 
@@ -73,6 +73,7 @@ def tested(exp: Experiment, name: str, model: nn.Module, scores: Scores) -> tupl
         test = {**measure(source.task, logits, targets), "ece": calibration_error(logits, targets)}
     else:
         test = measure(source.task, *(pixels(images, source.mean, source.std) for images in (logits, targets)))
+    finite(test, f"test of {name}")
     image = next(exp.batches("test")).images[:1]
     return {"name": name, "test": test, **learned(model, scores), "flops": flops(model, image)}, logits, targets
 

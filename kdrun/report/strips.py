@@ -6,6 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from kdrun.report.markup import caption
 from kdrun.train.stage import Scores
 
 STRIPS = 4
@@ -24,13 +25,13 @@ def strips(columns: list[Tensor], headings: list[str], title: str) -> Figure:
     FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
     grid = figure.subplots(rows, len(columns), squeeze=False)
     for place, (images, heading) in enumerate(zip(columns, headings, strict=True)):
-        grid[0, place].set_title(heading)
+        grid[0, place].set_title(caption(heading))
         for row in range(rows):
             axes, image = grid[row, place], images[row].permute(1, 2, 0).cpu().numpy()
             axes.imshow(image, vmin=0, vmax=1, cmap="gray", interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
-    figure.suptitle(title)
+    figure.suptitle(caption(title))
     return figure
 
 
@@ -48,7 +49,7 @@ def recalls(scores: Scores, colours: dict[str, tuple[int, int, int]]) -> Figure:
     shades = [tuple(part / 255 for part in colours[name]) for name in present]
     bars = axes.bar(range(len(present)), list(present.values()), color=shades, edgecolor="black", linewidth=0.6)
     axes.bar_label(bars, [f"{value:.2f}" for value in present.values()], fontsize=7)
-    axes.set_xticks(range(len(present)), list(present), rotation=45, ha="right", fontsize=8)
+    axes.set_xticks(range(len(present)), list(map(caption, present)), rotation=45, ha="right", fontsize=8)
     text = f"pixel accuracy {scores['pixel_accuracy']:.3f}, mean intersection over union {scores['miou']:.3f}"
     axes.set(ylim=(0, 1.08), ylabel="recall: pixels with the class's colour", title=f"label maps made: {text}")
     return figure

@@ -7,6 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from kdrun.report.markup import caption
+
 
 def softened(probabilities: Tensor, temperatures: list[float], names: list[str], image: Tensor, title: str) -> Figure:
     """Returns a figure with an image and, for each temperature, a curve of its class probabilities.
@@ -22,13 +24,15 @@ def softened(probabilities: Tensor, temperatures: list[float], names: list[str],
     FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
     left, right = figure.subplots(1, 2, width_ratios=(1, 2.6))
     left.imshow(image.permute(1, 2, 0).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
-    left.set(title=title, xticks=[], yticks=[])
+    left.set(title=caption(title), xticks=[], yticks=[])
     colours = colormaps["viridis"].resampled(len(temperatures) + 1)
     for place, (temperature, row) in enumerate(zip(temperatures, probabilities.cpu().numpy(), strict=True)):
         right.plot(row, marker="o", markersize=4, color=colours(place), label=f"T = {temperature:g}")
     right.set(title="softmax(logits / T)", xlabel="class", ylabel="probability", ylim=(0, 1.02))
     long = max(map(len, names)) > 3
-    right.set_xticks(range(len(names)), names, rotation=45 if long else 0, ha="right" if long else "center")
+    right.set_xticks(
+        range(len(names)), list(map(caption, names)), rotation=45 if long else 0, ha="right" if long else "center"
+    )
     right.grid(alpha=0.3)
-    right.legend()
+    right.legend(loc="upper right")
     return figure

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.config.build import TEACHER, Builder
+from kdrun.config.kinds import DATASET, METHOD, MODEL, OPTIMIZER, SCHEDULE
 from kdrun.config.nodes import Node, architecture
 from kdrun.core.experiment import Experiment, build_method
 from kdrun.core.models import Plan, Trained, initialised, reads
@@ -18,7 +19,7 @@ from kdrun.data.streams import check_batch
 from kdrun.errors import ConfigError, InputError
 from kdrun.methods.base import AnyMethod
 from kdrun.models import loading
-from kdrun.store import files
+from kdrun.store import files, run_folder
 from kdrun.store.model_store import ModelStore, key
 from kdrun.store.record import Listener
 from kdrun.train.metrics import TASKS
@@ -88,7 +89,7 @@ def assemble(config: Config, runtime: Runtime, listen: Listener, notice: Notice)
         ConfigError: if a value is wrong, or the parts do not fit together.
     """
     builder = check_nodes(config)
-    source: Source = builder.build(config["dataset"], where="dataset")
+    source: Source = builder.build(config["dataset"], where="dataset", kinds=[DATASET])
     if TASKS[source.task][0].percent:
         check_accuracies(config)
     method = build_method(builder, config["method"], config["seed"])
@@ -114,6 +115,7 @@ def experiment(
     node, what = config["student"], reads(builder, config["method"])
     plan, teacher_plan = plans(config)
     student = initialised(node, plan.seed, source, runtime.device, builder, "student", "features" in what)
+    report_conversion(student, node, notice)
     return Experiment(
         data=noise(source).to(runtime.device),
         runtime=runtime,
@@ -140,15 +142,15 @@ def check_nodes(config: Config) -> Builder:
         ConfigError: naming the key, if an argument is not accepted.
     """
     builder, teacher = Builder(config["trust"]), config["teacher"]
-    builder.check(config["dataset"], "dataset")
-    builder.check(config["student"], "student", FROM_DATA, drop=TEACHER)
-    builder.check(config["method"], "method")
-    builder.check(config["optimizer"], "optimizer")
-    builder.check(config["schedule"], "schedule")
+    builder.check(config["dataset"], "dataset", kinds=[DATASET])
+    builder.check(config["student"], "student", FROM_DATA, TEACHER, [MODEL])
+    builder.check(config["method"], "method", kinds=[METHOD])
+    builder.check(config["optimizer"], "optimizer", kinds=[OPTIMIZER])
+    builder.check(config["schedule"], "schedule", kinds=[SCHEDULE])
     if teacher:
-        builder.check(teacher, "teacher", FROM_DATA, drop=TEACHER)
-        builder.check(teacher["recipe"]["optimizer"], "teacher.recipe.optimizer")
-        builder.check(teacher["recipe"]["schedule"], "teacher.recipe.schedule")
+        builder.check(teacher, "teacher", FROM_DATA, TEACHER, [MODEL])
+        builder.check(teacher["recipe"]["optimizer"], "teacher.recipe.optimizer", kinds=[OPTIMIZER])
+        builder.check(teacher["recipe"]["schedule"], "teacher.recipe.schedule", kinds=[SCHEDULE])
     return builder
 
 
@@ -197,6 +199,12 @@ def same_initialisation(config: Config, teacher: Node | None) -> bool:
     return bool(teacher["seed"] == config["seed"] and architecture(teacher) == architecture(config["student"]))
 
 
+def report_conversion(net: Tapped | Renormalized, node: Node, notice: Notice) -> None:
+    """Says which types of numbers in the weight file of ``node`` were converted to those of the model, if any."""
+    if converted := getattr(net.model, "converted", ""):
+        notice(f"{node['name']}: {node['weights']} has other types of numbers than the model, used: {converted}")
+
+
 def teach(exp: Experiment, node: Node | None) -> Experiment:
     """Returns ``exp`` with the teacher of ``node``: loaded from a checkpoint or the store, or trained now."""
     if node is None:
@@ -204,6 +212,7 @@ def teach(exp: Experiment, node: Node | None) -> Experiment:
     if node["checkpoint"]:
         return exp.taught_by(external(exp, node))
     trained, threshold = exp.trained(node), node["recipe"]["stop_at"]
+    report_conversion(trained.model, node, exp.notice)
     if threshold is not None and (best := trained.scores[exp.main.name]) < threshold:
         exp.notice(f"teacher {node['name']} ended at {best:.4g} without reaching teacher.recipe.stop_at={threshold}")
     return exp.taught_by(trained)
@@ -213,13 +222,18 @@ def checkpoint(node: Node) -> Path:
     """Returns the weight file of ``teacher.checkpoint``: that path, or the file in it if it is a run or model folder.
 
     Raises:
-        InputError: if there is no such file. The teacher never falls back to random weights.
+        InputError: if there is no such file, or it is not the one whose sha256 the record beside it has. The teacher
+            never falls back to random weights.
     """
     path = Path(node["checkpoint"])
     paths = [path, *(path / name for name in ("student.safetensors", "model.safetensors"))]
     file = next((file for file in paths if file.is_file()), None)
     if file is None:
         raise InputError("teacher.checkpoint", f"no such file '{path}'; leave it out to have the teacher trained")
+    recorded = run_folder.recorded_digest(file)
+    if recorded is not None and recorded != files.digest(file):
+        what = "is damaged (its sha256 is not the recorded one); copy it again, or train it anew"
+        raise InputError("teacher.checkpoint", f"{file} {what}")
     return file
 
 
@@ -232,7 +246,8 @@ def external(exp: Experiment, node: Node) -> Trained:
     """
     path = checkpoint(node)
     net = exp.initialised(node, exp.teacher_plan.seed, "teacher")
-    loading.fill(net.model, loading.read(path), path, "teacher.checkpoint")
+    if converted := loading.fill(net.model, loading.read(path), path, "teacher.checkpoint"):
+        exp.notice(f"teacher {node['name']}: {path} has other types of numbers than the model, used: {converted}")
     source, normalization = exp.data.source, (node["mean"], node["std"])
     for name, values in zip(("mean", "std"), normalization, strict=True):
         if any(normalization) and len(values or ()) != source.channels:

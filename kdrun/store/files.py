@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,9 +17,33 @@ from re import split
 from typing import Any
 
 from kdrun.errors import InputError, WriteError
+from kdrun.models import torchfile
 from kdrun.store.faults import point
+from kdrun.store.format import RECORD_FORMAT
 
 SEAL = b"kdrun1\n"
+
+JSON_BYTES = 16 << 20
+"""Largest JSON file that is read: one has some kilobytes."""
+
+NO_DIGEST = "0" * 64
+ZEROS = f'"seal": "{NO_DIGEST}"\n}}\n'.encode()
+JSON_SEAL = re.compile(rb'"seal": "([0-9a-f]{64})"\n}\n\Z')
+"""The end of a JSON file: its last field is the sha256 of the whole file with zeros in place of this sha256."""
+
+WAYS_OUT = {
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "end other programs, or raise the limit on open files",
+    errno.ENOLCK: "choose an out= on a file system with locks",
+    errno.ENOSYS: "choose an out= on a file system with locks",
+    errno.EOPNOTSUPP: "choose an out= on a file system with locks",
+}
+"""What to do about an error of the system while writing, where another ``out=`` is not the way out."""
+
+
+def way_out(error: OSError) -> str:
+    """Returns what to do about ``error`` where the file is not to blame, as the end of a message; else nothing."""
+    return f"; {WAYS_OUT[error.errno]}" if error.errno in WAYS_OUT else ""
 
 
 @contextmanager
@@ -29,14 +56,15 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(str(path), f"cannot be written ({error.strerror}); choose another out=") from error
+        what = f"cannot be written ({error.strerror or error}){way_out(error) or '; choose another out='}"
+        raise WriteError(str(path), what) from error
 
 
 def numbered(paths: Iterable[Path]) -> list[Path]:
     """Returns ``paths`` sorted by name, with numbers in the names sorted by value: ``2_b`` before ``10_a``."""
 
     def parts(path: Path) -> list[str | int]:
-        return [int(part) if part.isdigit() else part for part in split(r"(\d+)", str(path))]
+        return [int(part) if part.isdecimal() else part for part in split(r"(\d+)", str(path))]
 
     return sorted(paths, key=parts)
 
@@ -101,23 +129,64 @@ def tidy(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes ``content`` as indented JSON."""
-    write(path, (json.dumps(content, indent=1, allow_nan=True) + "\n").encode())
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes ``content`` as indented JSON with its sha256 as a last field, ``seal``."""
+    text = json.dumps({**content, "seal": NO_DIGEST}, indent=1, allow_nan=True) + "\n"
+    before, _, after = text.rpartition(NO_DIGEST)
+    write(path, f"{before}{hashlib.sha256(text.encode()).hexdigest()}{after}".encode())
 
 
-def read_json(path: Path) -> Any:
-    """Returns the content of the JSON file at ``path``.
+def read_bytes(path: Path, most: int) -> bytes:
+    """Returns the bytes of a regular file of at most ``most`` bytes; a pipe is not waited for.
 
     Raises:
-        InputError: if the file does not exist or is not JSON.
+        InputError: if it cannot be read, or is larger.
     """
     try:
-        return json.loads(path.read_text())
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise InputError(str(path), "is not a file")
+        if state.st_size > most:
+            raise InputError(str(path), f"has {state.st_size} bytes, too many for such a file (at most {most})")
+        return path.read_bytes()
     except FileNotFoundError:
         raise InputError(str(path), "no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(str(path), f"cannot be read ({error})") from None
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror}){way_out(error)}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the content of the JSON file that ``write_json`` wrote to ``path``, without its seal.
+
+    A file of an older format had no seal: it is returned as it is, and ``check_format`` refuses it.
+
+    Raises:
+        InputError: if the file does not exist, is cut short or altered, or is no JSON object.
+    """
+    data = read_bytes(path, JSON_BYTES)
+    seal = JSON_SEAL.search(data)
+    if seal and hashlib.sha256(JSON_SEAL.sub(ZEROS, data)).hexdigest() != seal[1].decode():
+        raise damaged(path, "its sha256 differs")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        raise damaged(path, "it is not JSON") from None
+    if not isinstance(content, dict):
+        raise damaged(path, "it is no JSON object")
+    if seal:
+        del content["seal"]
+    elif "seal" in content or content.get("format", 1) not in range(1, RECORD_FORMAT):
+        raise damaged(path, "it does not end with its sha256")
+    return content
+
+
+def damaged(path: Path, why: str) -> InputError:
+    """Returns the error that the JSON file at ``path`` is damaged, with the way out where its name tells it."""
+    ways = {
+        "summary.json": "; resume the run to have it measured anew",
+        "run.json": "; restore it, or start a new run",
+    }
+    return InputError(str(path), f"is damaged ({why}){ways.get(path.name, '')}")
 
 
 def digest(path: Path) -> str:
@@ -146,8 +215,25 @@ def load(path: Path) -> tuple[dict[str, Any], str]:
     """
     import torch
 
-    data = path.read_bytes()
-    seal, payload = data[len(SEAL) : len(SEAL) + 32], data[len(SEAL) + 32 :]
-    if not data.startswith(SEAL) or hashlib.sha256(payload).digest() != seal:
-        raise InputError(str(path), "is damaged (its sha256 differs); delete it to train this stage anew")
-    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True), seal.hex()
+    try:
+        with path.open("rb") as file:
+            head, begin = file.read(len(SEAL) + 32), file.tell()
+            seal, is_archive = head[len(SEAL) :], file.read(len(torchfile.ZIP)) == torchfile.ZIP
+            file.seek(begin)  # hashed piece by piece before it is read whole: its size is not known to be reasonable
+            if not (head.startswith(SEAL) and is_archive and hashlib.file_digest(file, "sha256").digest() == seal):
+                raise InputError(str(path), f"is damaged (its sha256 differs); {ANEW}")
+            file.seek(begin)
+            payload = file.read()
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror}){way_out(error)}") from None
+    try:
+        torchfile.check(io.BytesIO(payload), str(path))
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # a sealed file from elsewhere can hold anything; torch advises to run its code
+        raise InputError(str(path), f"is no checkpoint of kdrun; {ANEW}") from error
+    if not isinstance(state, dict):
+        raise InputError(str(path), f"is no checkpoint of kdrun; {ANEW}")
+    return state, seal.hex()
+
+
+ANEW = "delete it to train this stage anew"

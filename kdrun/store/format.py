@@ -8,10 +8,10 @@ from typing import Any
 from kdrun import __version__
 from kdrun.errors import InputError
 
-RECORD_FORMAT = 2
-"""The format of run.json and summary.json; increased when one of their fields changes its name."""
+RECORD_FORMAT = 3
+"""The format of the files of a run folder; increased when a field changes its name, or its meaning."""
 
-FORMAT = 1
+FORMAT = 2
 """The format of checkpoints and trained models; increased when the same config would give other numbers."""
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from kdrun.errors import InputError
+from kdrun.config.values import check_value
+from kdrun.errors import ConfigError, InputError
 from kdrun.store import files
-from kdrun.store.format import FORMAT
+from kdrun.store.format import FORMAT, RECORD_FORMAT
 from kdrun.train.runtime import Interrupt
 
 Manifest = dict[str, Any]
@@ -59,26 +60,53 @@ class ModelStore:
             with self._locked(folder):
                 if not manifest.is_file():
                     content = train(folder)
-                    files.write_json(manifest, {**content, "key": key(fields), "fields": fields})
-        return folder, self._verified(folder, files.read_json(manifest))
+                    about = {"format": RECORD_FORMAT, "key": key(fields), "fields": fields}
+                    files.write_json(manifest, {**content, **about})
+        return folder, verified(folder, key(fields))
 
     def _locked(self, folder: Path) -> AcquireReturnProxy[Any]:
         """Acquires the lock of ``folder`` and returns it as a context manager; sends a notice every 30 s of waiting."""
-        lock, noticed = FileLock(files.folder(self.root) / f".{folder.name}.lock"), float("-inf")
+        path, noticed = files.folder(self.root) / f".{folder.name}.lock", float("-inf")
+        lock = FileLock(path, fallback_to_soft=False)  # a soft lock would outlive a killed process
         while True:
-            try:
-                return lock.acquire(timeout=0.2)
-            except Timeout:
-                if time.monotonic() - noticed >= 30:
-                    self.notice(f"waiting for another process that trains {folder.name}")
-                    noticed = time.monotonic()
+            with files.writing(path):
+                try:
+                    return lock.acquire(timeout=0.2)
+                except Timeout:  # caught inside `writing`, because it is an OSError too
+                    pass
+            if time.monotonic() - noticed >= 30:
+                self.notice(f"waiting for another process that trains {folder.name}")
+                noticed = time.monotonic()
             self.interrupt.check(f"waiting for {folder.name}")
 
-    def _verified(self, folder: Path, manifest: Manifest) -> Manifest:
-        weights = folder / "model.safetensors"
-        if not weights.is_file() or files.digest(weights) != manifest["sha256"]:
-            raise InputError(str(weights), f"is damaged (its sha256 differs); delete {folder} to train it anew")
-        return manifest
+
+KINDS = {"files": dict, "scores": dict, "environment": dict, "fields": dict, "key": str}
+"""The fields of a manifest, and their types."""
+
+
+def verified(folder: Path, expected: str) -> Manifest:
+    """Returns the manifest of the model in ``folder``, after a check of it and of the weights against their sha256.
+
+    Raises:
+        InputError: if one of them is damaged, or if it is not the model whose key is ``expected``.
+    """
+    path, weights = folder / "manifest.json", folder / "model.safetensors"
+    anew = f"delete {folder} to train it anew"
+    try:
+        manifest = files.read_json(path)
+        for name, kind in KINDS.items():
+            check_value(manifest.get(name), kind, name)
+    except ConfigError as error:
+        raise InputError(str(path), f"is damaged ({error}); {anew}") from error
+    except InputError as error:
+        raise InputError(str(path), f"{error.what}; {anew}") from error
+    if not all(isinstance(score, int | float) for score in manifest["scores"].values()):
+        raise InputError(str(path), f"is damaged (scores: not numbers); {anew}")
+    if manifest["key"] != expected or key(manifest["fields"]) != expected:
+        raise InputError(str(path), f"is of another model; {anew}")
+    if not weights.is_file() or files.digest(weights) != manifest["files"].get(weights.name):
+        raise InputError(str(weights), f"is damaged (its sha256 differs); {anew}")
+    return manifest
 
 
 def differences(here: dict[str, Any], there: dict[str, Any]) -> str:

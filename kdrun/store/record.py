@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Callable
@@ -17,14 +19,16 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from kdrun import __version__
-from kdrun.errors import InUseError
+from kdrun.errors import InputError, InUseError, WriteError
 from kdrun.store import files
+from kdrun.store.run_folder import ABOUT, CONFIG, recorded_digest, sealed
 from kdrun.train.stage import Scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
-    from torch.utils.tensorboard import SummaryWriter
+
+    from kdrun.store.board import Board
 
 Row = dict[str, Any]
 Listener = Callable[[str, str, float, Row], None]
@@ -32,6 +36,10 @@ Listener = Callable[[str, str, float, Row], None]
 
 The row is that of an epoch that has just finished, and {} after any other step.
 """
+
+
+ROWS_BYTES = 256 << 20
+"""Largest metrics.jsonl that is read: a row has some hundred bytes."""
 
 
 def versions() -> dict[str, str]:
@@ -50,22 +58,52 @@ def versions() -> dict[str, str]:
     }
 
 
+def text(rows: list[Row]) -> bytes:
+    """Returns ``rows`` as the lines of a metrics.jsonl."""
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def identity(folder: Path) -> tuple[int, int]:
+    """Returns the numbers by which the system knows ``folder``; they stay the same where it is moved to."""
+    state = os.stat(folder)
+    return state.st_dev, state.st_ino
+
+
 def read_rows(metrics: Path) -> list[Row]:
-    """Returns the complete rows of a metrics.jsonl; a killed process can leave an incomplete last row."""
-    rows: list[Row] = []
-    for line in metrics.read_text().splitlines() if metrics.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    """Returns the rows of a metrics.jsonl; an empty list if there is no such file.
+
+    The rows of a finished training are checked against the sha256 in its summary.json or manifest.json. In any other,
+    an incomplete last row is left out: a killed process leaves it.
+
+    Raises:
+        InputError: if the file cannot be read, was cut short or altered, or holds something other than rows.
+    """
+    known = recorded_digest(metrics)
+    if known is None and not metrics.exists():
+        return []
+    data = files.read_bytes(metrics, ROWS_BYTES)
+    if known is not None and hashlib.sha256(data).hexdigest() != known:
+        what = "is damaged, or its run has gone on since (its sha256 is not the recorded one)"
+        raise InputError(str(metrics), f"{what}; resume the run to have it written anew")
+    whole, _, _ = data.rpartition(b"\n")
+    return [parsed(metrics, number, line) for number, line in enumerate(whole.splitlines(), start=1)]
+
+
+def parsed(metrics: Path, number: int, line: bytes) -> Row:
+    try:
+        row = json.loads(line)
+        if isinstance(row, dict):
+            return row
+    except (ValueError, RecursionError):
+        pass
+    raise InputError(str(metrics), f"is damaged (line {number} is no row); resume the run to have it written anew")
 
 
 class Record:
     """Metrics, TensorBoard events, checkpoints and figures of one training, in one folder.
 
-    ``metrics.jsonl`` is the source of truth: one row per epoch. When a training is resumed, the event file is written
-    again from these rows, so that it never shows a point twice.
+    There is one row per epoch. A checkpoint holds the rows so far: when a training is resumed from it,
+    ``metrics.jsonl`` and the event file are written again from these rows, so that none is lost and none is repeated.
 
     Args:
         folder: the folder of the record; created if it does not exist.
@@ -80,66 +118,100 @@ class Record:
     def __init__(self, folder: Path, name: str, listen: Listener) -> None:
         self.folder = files.folder(folder)
         self.name, self.listen = name, listen
-        self.lock = FileLock(folder / ".lock")
+        self.lock = FileLock(folder / ".lock", fallback_to_soft=False)  # a soft lock would outlive a killed process
         with files.writing(folder):
             try:
                 self.lock.acquire(timeout=0)
             except Timeout:  # caught inside `writing`, because it is an OSError too
                 raise InUseError(str(folder), "another process is working in this folder; wait for it to end") from None
+            self.place = identity(folder)
         files.tidy(folder)
         self.metrics = folder / "metrics.jsonl"
-        self.rows = read_rows(self.metrics)
-        self.settled = 0  # the number of rows that belong to finished stages
-        self._writer: SummaryWriter | None = None
+        self.rows: list[Row] = []
+        self.settled: list[Row] = []  # the rows of finished stages
+        self.origin = ""  # the hash of what the training depends on; set where its journals are made
+        self._board: Board | None = None
+
+    def check_place(self) -> None:
+        """Refuses to write where the folder is no longer: a write would leave half a record there.
+
+        Raises:
+            WriteError: if the folder was moved or removed.
+        """
+        try:
+            moved = identity(self.folder) != self.place
+        except OSError:
+            moved = True
+        if moved:
+            what = "was moved or removed while the run was working in it"
+            raise WriteError(str(self.folder), f"{what}; put it back and resume it, or start a new run")
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes the file ``name`` of the folder."""
+        self.check_place()
+        files.write(self.folder / name, data)
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Writes the JSON file ``name`` of the folder."""
+        self.check_place()
+        files.write_json(self.folder / name, content)
 
     @property
-    def board(self) -> SummaryWriter:
+    def board(self) -> Board:
         """The TensorBoard writer; the first access opens it and writes all rows so far."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+        if self._board is None:
+            from kdrun.store.board import PATTERN, Board
 
-            for old in self.folder.glob("events.out.tfevents.*"):
-                old.unlink()
-            # purge_step=0: a TensorBoard that is open drops the points it has read from the deleted file
-            self._writer = SummaryWriter(str(self.folder), purge_step=0 if self.rows else None)
-            for number, row in enumerate(self.rows):
-                self._show(number, row)
-        return self._writer
+            self.check_place()
+            with files.writing(self.folder):
+                for old in self.folder.glob(PATTERN):
+                    old.unlink()
+            self._board = Board(self.folder, again=bool(self.rows))
+            for row in self.rows:
+                self._show(row)
+        return self._board
 
     def row(self, row: Row) -> None:
         """Adds the row of an epoch to metrics.jsonl and TensorBoard."""
         board = self.board
+        self.check_place()
+        with files.writing(self.metrics), self.metrics.open("ab") as file:
+            file.write(text([row]))
         self.rows.append(row)
-        with files.writing(self.metrics), self.metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self._show(len(self.rows) - 1, row)
+        self._show(row)
         board.flush()
 
-    def _show(self, number: int, row: Row) -> None:
+    def _show(self, row: Row) -> None:
         for name, value in row.items():
             if isinstance(value, (int, float)) and name not in ("epoch", "time"):
                 self.board.add_scalar(f"{row['stage']}/{name}", value, row["epoch"], walltime=row["time"])
 
-    def rewind(self, rows: int) -> None:
-        """Keeps only the first ``rows`` rows: those up to the checkpoint from which a training is resumed."""
-        text = "".join(json.dumps(row) + "\n" for row in self.rows[:rows])
-        if text == (self.metrics.read_text() if self.metrics.is_file() else ""):
+    def restore(self, rows: list[Row]) -> None:
+        """Replaces all rows: by those of the checkpoint from which a training is resumed, whatever the files hold."""
+        self.check_place()
+        self.rows = list(rows)
+        if not (rows or self.metrics.exists()):
             return
-        self.rows = self.rows[:rows]
-        files.write(self.metrics, text.encode())
-        self.close_board()
+        if not self.metrics.is_file() or self.metrics.read_bytes() != text(rows):
+            files.write(self.metrics, text(rows))
+            self.close_board()
 
     def adopt(self, folder: Path) -> None:
         """Replaces all rows with copies of the rows of the record in ``folder``."""
-        self.rewind(0)
-        for row in read_rows(folder / "metrics.jsonl"):
-            self.row(row)
+        self.restore(read_rows(folder / "metrics.jsonl"))
+        self.board.flush()
+
+    def digests(self) -> dict[str, str]:
+        """Returns the sha256 of metrics.jsonl, and of the weights and figures in the folder, by name."""
+        paths = [*self.folder.glob("*.safetensors"), *self.folder.glob("figures/*.png")]
+        known = {path.relative_to(self.folder).as_posix(): files.digest(path) for path in sorted(paths)}
+        return {self.metrics.name: hashlib.sha256(text(self.rows)).hexdigest(), **known}
 
     def figure(self, name: str, figure: Figure) -> None:
         """Saves ``figure`` as figures/NAME.png and adds it to TensorBoard; slashes in ``name`` become dashes."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
-        files.write(self.folder / "figures" / f"{name.replace('/', '-')}.png", buffer.getvalue())
+        self.write(f"figures/{name.replace('/', '-')}.png", buffer.getvalue())
         # add_figure would draw it twice more, which takes most of the time of a small run
         pixels = np.asarray(Image.open(buffer).convert("RGB"))
         self.board.add_image(name, pixels, dataformats="HWC")
@@ -148,29 +220,29 @@ class Record:
         """Adds ``images``, (N, C, H, W) in [0, 1], to TensorBoard."""
         self.board.add_images(name, images)
 
-    def text(self, name: str, text: str) -> None:
-        """Adds ``text`` to TensorBoard as a block of code."""
-        self.board.add_text(name, f"```\n{text}\n```")
+    def text(self, name: str, content: str) -> None:
+        """Adds ``content`` to TensorBoard as a block of code."""
+        self.board.add_text(name, f"```\n{content}\n```")
 
     def config(self, config: dict[str, Any]) -> None:
         """Saves the whole config as config.yaml."""
-        files.write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
+        self.write(CONFIG, sealed(OmegaConf.to_yaml(OmegaConf.create(config))))
 
     @property
     def facts(self) -> dict[str, Any]:
         """The content of run.json; empty if there is no such file yet."""
-        path = self.folder / "run.json"
-        return dict(files.read_json(path)) if path.is_file() else {}
+        path = self.folder / ABOUT
+        return files.read_json(path) if path.is_file() else {}
 
     def about(self, **facts: Any) -> None:
         """Adds ``facts`` to run.json."""
-        files.write_json(self.folder / "run.json", {**self.facts, **facts})
+        self.write_json(ABOUT, {**self.facts, **facts})
 
     def hparams(self, config: dict[str, bool | int | float | str], scores: Scores) -> None:
         """Adds the run's row to TensorBoard's hparams table; ``add_hparams`` would create a sub-run for it."""
         from torch.utils.tensorboard.summary import hparams
 
-        writer = self.board._get_file_writer()  # type: ignore[no-untyped-call]
+        writer = self.board._get_file_writer()
         for summary in hparams(config, {f"test/{name}": None for name in scores}):  # type: ignore[no-untyped-call]
             writer.add_summary(summary)
         for name, value in scores.items():
@@ -182,9 +254,9 @@ class Record:
             self.board.add_scalar(f"method/{name}", value, 0)
 
     def close_board(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._board is not None:
+            self._board.close()
+            self._board = None
 
     def close(self) -> None:
         """Closes the event file and releases the lock of the folder."""

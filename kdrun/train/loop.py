@@ -13,6 +13,7 @@ At the end of a stage its modules hold the weights of the best epoch. A stopped 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kdrun.errors import TrainingError
+from kdrun.errors import InputError, TrainingError
+from kdrun.train.metrics import finite
 from kdrun.train.runtime import Runtime, generators, set_generators
 from kdrun.train.stage import Batch, Scores, Stage, State, Step, Terms, Update
 
@@ -56,6 +58,9 @@ class Journal(Protocol):
     def load(self) -> State | None:
         """Returns the last saved state of this stage; None if there is none."""
 
+    def misfit(self) -> InputError:
+        """Returns the error that the loaded state does not fit this stage."""
+
     def save(self, state: State) -> None:
         """Saves ``state`` in place of the previous one."""
 
@@ -75,12 +80,17 @@ def fit(stage: Stage, recipe: Recipe, runtime: Runtime, journal: Journal) -> Sco
         The scores of the best epoch, its number as ``epoch``, and the costs of the stage, see ``COSTS``.
 
     Raises:
-        TrainingError: if a loss or a weight is no longer finite; the message names stage, epoch and term.
+        InputError: if the saved state does not fit the stage.
+        TrainingError: if a loss, a score or a part of the state is no longer finite; the message names stage, epoch
+            and what it is.
         Interrupted: if a signal arrived; the state after the current step is saved.
     """
     training = Training.begin(stage, recipe, runtime)
     if state := journal.load():
-        training.restore(state)
+        try:
+            training.restore(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as fault:
+            raise journal.misfit() from fault
     clock, begun_at = Clock(training, journal), training.epoch
     while not training.over:
         one_epoch(training, journal, clock)
@@ -132,7 +142,8 @@ def descend(update: Update, optimizer: Optimizer, terms: Terms) -> None:
 def close_epoch(training: Training, journal: Journal, clock: Clock) -> None:
     """Scores the epoch, writes its row, keeps a copy of its weights if it is the best, and starts the next."""
     stage, terms = training.stage, training.means()
-    training.scores = stage.evaluate() if stage.evaluate else {}
+    where = f"stage {stage.name}, epoch {training.epoch}"
+    training.scores = finite(stage.evaluate() if stage.evaluate else {}, where)
     clock.stop()
     rates = {f"lr/{number}": optimizer.param_groups[0]["lr"] for number, optimizer in enumerate(training.optimizers)}
     losses = {f"loss/{name}": value for name, value in terms.items()}
@@ -162,6 +173,7 @@ class Training:
     recipe: Recipe
     runtime: Runtime
     optimizers: list[Optimizer]
+    infinite: frozenset[str] = frozenset()  # buffers that were so before the first step, such as masks of attention
     epoch: int = 1
     step: int = 0  # batches done in this epoch
     totals: dict[str, Tensor] = field(default_factory=dict)  # sums over the epoch so far, on the device
@@ -184,7 +196,11 @@ class Training:
             optimizers.append(make(list(update.params)))
             for group in optimizers[-1].param_groups:
                 group.setdefault("initial_lr", group["lr"])
-        return cls(stage, recipe, runtime, optimizers)
+        buffers = {name: tensor for name, tensor in stage.modules.named_buffers() if tensor.is_floating_point()}
+        flags = [torch.isfinite(tensor).all().to(runtime.device) for tensor in buffers.values()]
+        are_finite = torch.stack(flags).tolist() if flags else []
+        infinite = frozenset(name for name, is_finite in zip(buffers, are_finite, strict=True) if not is_finite)
+        return cls(stage, recipe, runtime, optimizers, infinite)
 
     def state(self) -> State:
         """Returns everything that the rest of the stage depends on."""
@@ -197,13 +213,22 @@ class Training:
         }
 
     def restore(self, state: State) -> None:
-        """Sets the stage to the saved ``state``."""
+        """Sets the stage to the saved ``state``.
+
+        Raises:
+            KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError: if it is not that of this stage.
+        """
         for name in STATE:
             setattr(self, name, state[name])
         self.totals = {name: total.to(self.runtime.device) for name, total in self.totals.items()}
         self.stage.modules.load_state_dict(state["modules"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            check_shapes(optimizer)
+        if any(total.dim() or name not in self.counts for name, total in self.totals.items()):
+            raise ValueError("the sums of the epoch so far are not numbers")
+        if self.best is not None and self.best.keys() != {"epoch", "scores", "modules"}:
+            raise ValueError("the best epoch so far lacks an entry")
         set_generators(state["generators"])
 
     @property
@@ -223,22 +248,36 @@ class Training:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self) -> Scores:
-        """Returns the mean of each term over the epoch so far; waits for the device.
+        """Returns the mean of each term over the epoch so far; waits for the device, once for all that it reads.
 
         Raises:
-            TrainingError: if a term or a weight is not finite.
+            TrainingError: if a term, a weight, a buffer or the state of an optimizer is not finite.
         """
         where = f"stage {self.stage.name}, epoch {self.epoch}"
         rate = f"lr={self.optimizers[0].param_groups[0]['lr']:g}" if self.optimizers else ""
-        names = list(self.totals)
-        values = torch.stack([self.totals[name] for name in names]).tolist() if names else []
-        for name, value in zip(names, values, strict=True):
-            if not torch.isfinite(torch.tensor(value)):
+        names, tensors = list(self.totals), self.tensors()
+        flags = [torch.isfinite(tensor.detach().abs().amax()).to(self.runtime.device) for _, tensor in tensors]
+        sums = [self.totals[name] for name in names]
+        read = torch.stack([*sums, *(flag.to(torch.float32) for flag in flags)]).tolist() if sums or flags else []
+        for name, value in zip(names, read, strict=False):
+            if not math.isfinite(value):
                 raise TrainingError(where, f"loss {name} is not finite ({rate}); try a smaller learning rate")
-        weights = [weight.detach().abs().amax() for weight in self.stage.modules.parameters() if weight.numel()]
-        if weights and not torch.isfinite(torch.stack(weights)).all():
-            raise TrainingError(where, f"a weight is not finite ({rate}); try a smaller learning rate")
-        return {name: value / self.counts[name] for name, value in zip(names, values, strict=True)}
+        for (what, _), is_finite in zip(tensors, read[len(names) :], strict=True):
+            if not is_finite:
+                more = " or weight decay" if " of optimizer " in what else ""
+                raise TrainingError(where, f"{what} is not finite ({rate}); try a smaller learning rate{more}")
+        return {name: value / self.counts[name] for name, value in zip(names, read, strict=False)}
+
+    def tensors(self) -> list[tuple[str, Tensor]]:
+        """Returns all tensors of the state that have to be finite, each after what it is."""
+        named: list[tuple[str, Tensor]] = [("a weight", weight) for weight in self.stage.modules.parameters()]
+        buffers = dict(self.stage.modules.named_buffers())
+        named += [(f"buffer {name}", tensor) for name, tensor in buffers.items() if name not in self.infinite]
+        for update, optimizer in zip(self.stage.updates, self.optimizers, strict=True):
+            what = f"{{}} of optimizer {type(optimizer).__name__.lower()} of the {update.player}"
+            for state in optimizer.state.values():
+                named += [(what.format(name), value) for name, value in state.items() if isinstance(value, Tensor)]
+        return [(what, tensor) for what, tensor in named if tensor.is_floating_point() and tensor.numel()]
 
     def is_best(self) -> bool:
         """Returns whether this epoch is better than the best so far; in a tie the earlier epoch is kept."""
@@ -253,6 +292,20 @@ class Training:
         if best["modules"]:
             self.stage.modules.load_state_dict(best["modules"])
         return {**best["scores"], "epoch": best["epoch"], **{name: getattr(self, name) for name in COSTS}}
+
+
+def check_shapes(optimizer: Optimizer) -> None:
+    """Refuses a loaded state of one of torch's optimizers whose tensors do not have the shapes of the parameters.
+
+    Raises:
+        RuntimeError: if so. Without this, torch would notice it in the next step.
+    """
+    if not type(optimizer).__module__.startswith("torch.optim"):
+        return  # it may keep what it likes
+    for parameter, entries in optimizer.state.items():
+        for entry in entries.values():
+            if isinstance(entry, Tensor):
+                entry.expand(parameter.shape)
 
 
 class Clock:

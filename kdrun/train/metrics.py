@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from kdrun.errors import TrainingError
 from kdrun.train.stage import Batch, Outputs, Scores
 
 if TYPE_CHECKING:
@@ -21,11 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """A score: its name, whether more is better, and whether it is printed in percent."""
+    """A score: its name, whether more is better, whether it is printed in percent, and the interval it lies in."""
 
     name: str
     more_is_better: bool = True
     percent: bool = False
+    interval: str = "[-3.5e38, 3.5e38]"  # what fp32 can hold
 
     @property
     def select(self) -> str:
@@ -43,8 +47,14 @@ class Score:
 
 
 TASKS = {
-    "classification": (Score("top1", percent=True), Score("loss", more_is_better=False)),
-    "translation": (Score("psnr_db"), Score("l1", more_is_better=False)),
+    "classification": (
+        Score("top1", percent=True, interval="[0, 1]"),
+        Score("loss", more_is_better=False, interval="[0, 3.5e38]"),
+    ),
+    "translation": (
+        Score("psnr_db", interval="[-400, 400]"),
+        Score("l1", more_is_better=False, interval="[0, 3.5e38]"),
+    ),
 }
 """The scores of each task; the first one selects the best epoch and comes first in every table."""
 
@@ -56,6 +66,35 @@ def called(name: str) -> Score:
     return next((score for score in known if word == score.name or word.startswith(f"{score.name}_")), Score(name))
 
 
+SHARES = re.compile(r"top1(_teacher_(right|wrong))?|ece|agreement")
+"""Scores that are parts of the images, or lie between 0 and 1 like them."""
+
+
+def interval(name: str) -> str:
+    """Returns the interval in which the score ``name`` lies."""
+    word = name.rpartition("/")[2]
+    return (
+        "[0, 1]"
+        if SHARES.fullmatch(word)
+        else next(
+            (score.interval for scores in TASKS.values() for score in scores if score.name == word),
+            Score(name).interval,
+        )
+    )
+
+
+def finite(scores: Scores, where: str) -> Scores:
+    """Returns ``scores`` if all of them are numbers.
+
+    Raises:
+        TrainingError: naming ``where`` and the score that is not finite.
+    """
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            raise TrainingError(where, f"score {name} is not finite; try a smaller learning rate")
+    return scores
+
+
 @torch.no_grad()
 def predict(model: Model, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     """Returns the logits of all batches in fp32, (N, classes) or images, and the targets; both on the device."""
@@ -64,7 +103,7 @@ def predict(model: Model, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
 
 
 def measure(task: str, logits: Tensor, targets: Tensor) -> Scores:
-    """Returns the scores of ``task``: top1 in [0, 1] and cross-entropy in nats, or PSNR in dB and L1.
+    """Returns the scores of ``task``: top1 in [0, 1] and cross-entropy in nats, or PSNR in dB, at most 380, and L1.
 
     Args:
         task: a key of ``TASKS``.
@@ -75,7 +114,9 @@ def measure(task: str, logits: Tensor, targets: Tensor) -> Scores:
         top1 = (logits.argmax(1) == targets).float().mean()
         return {"top1": top1.item(), "loss": F.cross_entropy(logits, targets).item()}
     distance = logits - targets
-    return {"psnr_db": -10 * distance.square().mean().log10().item(), "l1": distance.abs().mean().item()}
+    # without any error the PSNR would be infinite, which no record can hold
+    error = distance.square().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    return {"psnr_db": -10 * error.log10().item(), "l1": distance.abs().mean().item()}
 
 
 def endpoint_error(outputs: Tensor, targets: Tensor) -> Tensor:

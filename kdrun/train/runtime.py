@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any
@@ -13,6 +15,35 @@ from typing import Any
 import torch
 
 from kdrun.errors import ConfigError, Interrupted
+
+MEMORY = re.compile(
+    r"alloc_cpu|can't allocate memory|not enough memory|out of memory|overflowed|Overflow when|too large to convert",
+    re.I,
+)
+"""What torch says, beside errors of a kind of their own, where memory is short."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Returns whether ``error`` says that there is not enough memory, on any device."""
+    kinds = MemoryError | torch.OutOfMemoryError
+    return isinstance(error, kinds) or (
+        isinstance(error, RuntimeError | TypeError | OverflowError) and bool(MEMORY.search(str(error)))
+    )
+
+
+@contextmanager
+def fits(where: str, what: str) -> Iterator[None]:
+    """Turns a lack of memory in the block into an error of one line: ``what`` at ``where`` is too large.
+
+    Raises:
+        ConfigError: in place of the error of the allocation.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, TypeError, OverflowError) as error:
+        if not lacks_memory(error):
+            raise
+        raise ConfigError(where, f"{what} more memory than there is") from error
 
 
 def derive(seed: int, *words: str | int) -> int:
@@ -37,11 +68,29 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._doing: str | None = None
 
     def check(self, where: str) -> None:
         """Raises Interrupted if a signal has arrived; ``where`` names what was being done."""
         if self.signum is not None:
             raise Interrupted(self.signum, where)
+
+    @contextmanager
+    def at_once(self, where: str) -> Iterator[None]:
+        """Lets a signal end the block where it is, for work that asks for none, such as a download.
+
+        The block must leave nothing half done behind when an exception ends it.
+
+        Raises:
+            Interrupted: if a signal has arrived, also if something in the block took it for an error of its own.
+        """
+        self._doing = where
+        try:
+            self.check(where)
+            yield
+        finally:
+            self._doing = None
+            self.check(where)
 
     def __enter__(self) -> Interrupt:
         self._before = {number: signal.signal(number, self._hear) for number in self.signals}
@@ -57,6 +106,8 @@ class Interrupt:
         if self.signum is not None:
             os._exit(128 + signum)
         self.signum = signum
+        if self._doing is not None:
+            raise Interrupted(signum, self._doing)
 
 
 @dataclass

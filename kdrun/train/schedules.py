@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 
-class Constant:
+class Schedule(ABC):
+    """A factor of the learning rate; a class is one, derived from this or not, if its objects are called like one.
+
+    That is with one argument, which is annotated as ``float`` or called ``progress``.
+    """
+
+    @abstractmethod
+    def __call__(self, progress: float) -> float:
+        """Returns the factor at ``progress``, the part in [0, 1] of the steps that are done."""
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> Any:
+        call = getattr(other, "__call__", None)  # noqa: B004  (the function of the class, to read its signature)
+        if cls is not Schedule or not inspect.isfunction(call):
+            return NotImplemented
+        takes = list(inspect.signature(call).parameters.values())[1:]
+        progress = bool(takes) and (takes[0].name == "progress" or takes[0].annotation in (float, "float"))
+        single = all(one.default is not inspect.Parameter.empty for one in takes[1:])
+        return True if progress and single else NotImplemented
+
+
+class Constant(Schedule):
     """A constant learning rate."""
 
     def __call__(self, progress: float) -> float:
@@ -15,7 +38,7 @@ class Constant:
         return 1.0
 
 
-class Cosine:
+class Cosine(Schedule):
     """Half a cosine from 1 to 0 (Loshchilov and Hutter, 2017, arXiv:1608.03983, eq. 5), without restarts.
 
     Args:
@@ -32,7 +55,7 @@ class Cosine:
         return 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
 
 
-class Steps:
+class Steps(Schedule):
     """A learning rate that is multiplied by ``factor`` at each milestone (He et al., 2016, arXiv:1512.03385, sec. 4.2).
 
     Args:

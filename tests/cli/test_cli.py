@@ -16,6 +16,9 @@ import kdrun
 from kdrun.cli import main
 from kdrun.cli.folder import claim
 from kdrun.errors import ConfigError, Interrupted, TrainingError
+from kdrun.store import files
+from kdrun.store.format import RECORD_FORMAT
+from kdrun.store.run_folder import sealed
 
 
 class Runs(list):
@@ -26,13 +29,14 @@ class Runs(list):
         self.fails: dict[int, BaseException] = {}  # by the number of the call
         self.boards: list[Path] = []  # folders whose leaderboard was asked for
 
-    def run(self, config: dict[str, Any], folder: Path, overrides: list[str], brief: bool = False) -> dict[str, Any]:
+    def run(self, config: dict[str, Any], folder: Path, overrides: list[str], **options: bool) -> dict[str, Any]:
         self.append((config, folder, overrides))
         if len(self) - 1 in self.fails:
             raise self.fails[len(self) - 1]
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-        (folder / "run.json").write_text(json.dumps({"format": 2, "overrides": overrides}))
+        (folder / "config.yaml").write_bytes(sealed(OmegaConf.to_yaml(OmegaConf.create(config))))
+        about = {"format": RECORD_FORMAT, "overrides": overrides, "versions": {}, "environment": {}}
+        files.write_json(folder / "run.json", about)
         return {"status": "done", "score": 0.5}
 
     def write(self, folder: Path) -> int:
@@ -114,8 +118,11 @@ def test_ls_lists_all_groups_and_files_of_ones_own(capsys, tmp_path):
         (["--config-dir", "nowhere"], "--config-dir: no folder 'nowhere'"),
         (["-m", "epochs=1,0"], "epochs: 0 is out of range [1, 100000] (in 1 of 2 jobs)"),
         (["-m", "resume=x"], "resume: goes on with one run, not with a sweep; leave -m out"),
-        (["-m", "hydra/launcher=nowhere"], "hydra/launcher: In 'hydra/config': Could not find"),
-        (["hydra.nothing=3"], "hydra.nothing: Could not override"),
+        (["-m", "hydra/launcher=nowhere"], "hydra/launcher: no option 'nowhere' (have: basic"),
+        (
+            ["hydra.nothing=3"],
+            "hydra.nothing: is set by kdrun alone; of Hydra's keys only hydra.mode, hydra.sweeper and",
+        ),
     ],
 )
 def test_a_faulty_command_line_ends_with_two_and_one_line(argv, fault, runs, capsys, tmp_path):
@@ -173,6 +180,13 @@ def test_a_name_that_is_taken_is_refused(runs, capsys):
     assert main(["train", "name=first"]) == 0
     assert main(["train", "name=first"]) == 2
     assert "name: 'first' is taken; choose another, or go on with resume=outputs/first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["train"], ["-m", "seed=0,1"]])
+def test_no_run_gets_the_folder_of_the_trained_models(words, runs, capsys):
+    assert main([*words, "name=models"]) == 2
+    assert "name: 'models' is the folder of the trained models; choose another" in capsys.readouterr().err
+    assert runs == []
 
 
 def test_a_taken_sweep_name_is_refused_without_a_run_to_resume(runs, capsys, tmp_path):

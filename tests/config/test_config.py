@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,8 @@ CASES = {
     "name": "name: cannot parse 'name'",
     "name=${": "name: cannot parse 'name=${'",
     "name=${foo}": "name: no value for ${foo}",
-    "name=${oc.env:KDRUN_NOT_SET}": "name: no value for ${oc.env:KDRUN_NOT_SET}",
+    "name=${oc.env:KDRUN_NOT_SET}": "name: no environment variable gets into the name of a folder; write it out",
+    "threads=${oc.env:KDRUN_NOT_SET}": "threads: no value for ${oc.env:KDRUN_NOT_SET}",
     "method.temperature=${foo.bar}": "method.temperature: no value for ${foo.bar}",
     "teacher.recipe.optimizer={lr: x": "teacher.recipe.optimizer: cannot parse 'teacher.recipe.optimizer={lr: x'",
     "teacher.recipe={epoch: 3}": "teacher.recipe.epoch: unknown key; did you mean 'teacher.recipe.epochs'?",
@@ -95,7 +97,7 @@ def test_an_unknown_option_is_refused_with_the_known_ones(compose, overrides, st
     assert str(refused.value).endswith(end)
 
 
-@pytest.mark.parametrize("name", ["../../etc", "-a", ".a", "a/b", "a..b", "", "x" * 101, "a\0b", "a\nb"])
+@pytest.mark.parametrize("name", ["../../etc", "-a", ".a", "a/b", "a..b", "", "x" * 101, "a\nb", " ", " a", "a "])
 def test_a_name_that_could_leave_the_folder_of_runs_is_refused(compose, name):
     with pytest.raises(ConfigError, match=r"^name: .* may only hold letters"):
         compose(f"name='{name}'")
@@ -325,3 +327,71 @@ def test_composing_and_its_errors_do_not_wait_for_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=CONF.parent).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("teacher.recipe.optimizr.lr", "teacher.recipe.optimizer.lr"),
+        ("teacher.recip.optimizer.lr", "teacher.recipe.optimizer.lr"),
+        ("teachr.recipe.epochs", "teacher.recipe.epochs"),
+        ("methd.temperature", "method.temperature"),
+        ("optimzer.lr", "optimizer.lr"),
+        ("datset.batch", None),
+        ("teacher.recipe.schedul", "teacher.recipe.schedule"),
+    ],
+)
+def test_a_slip_in_a_group_leads_to_its_own_place(compose, slip, meant):
+    with pytest.raises(ConfigError) as refused:
+        compose(f"{slip}=1")
+    assert (f"did you mean {meant!r}?" in str(refused.value)) == (meant is not None)
+
+
+def test_the_name_of_an_option_is_no_key(compose):
+    with pytest.raises(ConfigError) as refused:
+        compose("method.name=fitnets")
+    what = "is no key: it is the name of the option that was chosen, set with method=NAME"
+    assert str(refused.value) == f"method.name: {what}"
+    with pytest.raises(ConfigError) as refused:
+        compose("teacher.nmae=cnn")
+    assert "did you mean 'teacher.name'? it is the name of the option" in str(refused.value)
+
+
+COMPOSITIONS = [
+    [],
+    ["method=takd", "dataset=cifar10", "student=resnet20", "teacher=wrn_40_2"],
+    ["optimizer=sgd", "schedule=steps", "teacher.recipe.optimizer=sgd", "method=gskd"],
+    ["experiment=ae_exp1_cityscapes"],
+]
+
+
+@pytest.mark.parametrize("words", COMPOSITIONS)
+def test_a_slip_anywhere_in_a_printed_key_is_corrected(words):
+    composer = Composer()
+    keys = dotted(composer.merge(words)[0])
+    draw = random.Random(len(words))
+    right = count = 0
+    for key in keys:
+        last = key.rpartition(".")[2]
+        parts, place = key.split("."), draw.randrange(key.count(".") + 1)
+        slips = typos(parts[place])
+        for slip in draw.sample(slips, min(2, len(slips))):
+            wrong = ".".join([*parts[:place], slip, *parts[place + 1 :]])
+            if wrong in keys or last.isdigit():
+                continue
+            with pytest.raises(ConfigError) as refused:
+                composer.compose([*words, f"{wrong}=1"])
+            count += 1
+            right += f"did you mean {key!r}?" in str(refused.value)
+    assert count > 50
+    assert right >= 0.95 * count
+
+
+def test_a_printed_config_says_which_names_are_no_keys(capsys):
+    from kdrun.cli import main
+
+    assert main(["train", "--cfg", "job", "method=takd"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line for line in lines if line.strip().startswith("name:")]
+    assert len(names) > 6
+    assert [line for line in names if not line.endswith("  # the option that was chosen, not a key")] == ["name: null"]

@@ -72,7 +72,7 @@ def test_a_bad_argument_of_a_class_refuses_the_whole_sweep_too():
     composer = Composer()
     with pytest.raises(ConfigError) as refused:
         check_jobs(composer, jobs(composer, ["method.temperature=4,0"]), check_nodes)
-    assert str(refused.value) == "method.temperature: 0 is out of range (0, 1000] (in 1 of 2 jobs)"
+    assert str(refused.value) == "method.temperature: 0 is out of range [0.01, 1000] (in 1 of 2 jobs)"
 
 
 @pytest.mark.parametrize("overrides", [["seed=range(1000000000)"], ["seed=range(100)", "epochs=range(1,100)"]])

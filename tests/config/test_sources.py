@@ -148,3 +148,19 @@ def test_base_files_are_neither_listed_nor_offered(
 def test_a_pattern_of_names_passes_base_files_over() -> None:
     override = COMPOSER.options.parse("experiment=glob(*)")
     assert set(override.sweep_string_iterator()) == set(COMPOSER.options.names("experiment"))
+
+
+def test_files_whose_names_no_override_can_say_are_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "conf/method"
+    folder.mkdir(parents=True)
+    for name in ("mine.yaml", "a b.yaml", "-x.yaml", "${seed}.yaml", "\x1b]0;hit\x07.yaml", ".yaml", "old.yml"):
+        (folder / name).write_text("_target_: kdrun.methods.kd.KD\n")
+    assert main(["ls", "method"]) == 0
+    out, err = capsys.readouterr()
+    names = [line.split()[0] for line in out.splitlines()]
+    assert "mine" in names
+    assert {"a", "a b", "-x", "${seed}", "old", ""}.isdisjoint(names)
+    assert err == ""

@@ -12,7 +12,7 @@ from kdrun.run.run import run
 from kdrun.store.format import FORMAT
 
 # Trained once with: kdrun train dataset=digits student=cnn method=scratch teacher=none epochs=2 device=cpu
-GOLDEN = {1: {"loss/ce": (1.49992, 0.57400), "val/loss": (1.68950, 0.54826)}}
+GOLDEN = {2: {"loss/ce": (1.49992, 0.57400), "val/loss": (1.68950, 0.54826)}}
 
 
 def test_a_tiny_teachers_numbers_change_only_with_the_format(tmp_path: Path) -> None:

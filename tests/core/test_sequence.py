@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kdrun.core.experiment import Experiment
 from kdrun.methods.base import Batch, Outputs, Scores, Stage, Stages, Step, Teacherless, Terms, Update
 from kdrun.store.checkpoint import journals
-from kdrun.store.record import Record
+from kdrun.store.record import Record, read_rows
 from kdrun.train.loop import fit
 
 DROPOUT = ("method=scratch", "teacher=none", "student.dropout=0.5")
@@ -43,14 +43,14 @@ class Late(Teacherless):
         return {"ce": F.cross_entropy(student.logits + more, batch.targets)}
 
 
-def tapped(out: Path) -> Experiment:
-    exp = replace(experiment(out, *DROPOUT), reads=Late.reads)
+def tapped(out: Path, *words: str) -> Experiment:
+    exp = replace(experiment(out, *DROPOUT, *words), reads=Late.reads)
     return replace(exp, student=exp.initialised(exp.student_node, exp.plan.seed))
 
 
-def trained(out: Path, folder: Path) -> dict[str, Tensor]:
-    exp, method, record = tapped(out), Late(), Record(folder, "late", lambda *row: None)
-    exp.follow(method, journals(record))
+def trained(out: Path, folder: Path, *words: str) -> dict[str, Tensor]:
+    exp, method, record = tapped(out, *words), Late(), Record(folder, "late", lambda *row: None)
+    exp.follow(method, journals(record, {}))
     record.close()
     return {**copied(exp.student), **copied(method)}
 
@@ -89,3 +89,11 @@ def test_a_training_that_is_finished_trains_no_stage(tmp_path: Path, monkeypatch
     assert begun == ["warm", "distill"]
     assert same(trained(tmp_path, tmp_path / "run"), whole)
     assert begun == ["warm", "distill"]
+
+
+def test_a_stage_that_goes_on_makes_the_stages_behind_it_anew(tmp_path: Path) -> None:
+    trained(tmp_path, tmp_path / "run", "epochs=1")
+    longer = trained(tmp_path, tmp_path / "run", "epochs=2")
+    assert same(longer, trained(tmp_path, tmp_path / "other", "epochs=2"))
+    rows = [(row["stage"], row["epoch"]) for row in read_rows(tmp_path / "run" / "metrics.jsonl")]
+    assert rows == [("warm", 1), ("warm", 2), ("distill", 1), ("distill", 2)]

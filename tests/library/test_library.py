@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from kdrun import KD, FitNets, Method, Renormalized, Scratch, Tapped, Tensors, d
 from kdrun.data.synthetic import Synthetic, SyntheticPairs
 from kdrun.errors import ConfigError, InputError, Interrupted, KdrunError
 from kdrun.models import loading
+from kdrun.store.files import read_json
 from kdrun.train.schedules import Cosine
 from kdrun.train.stage import Batch, Outputs, Terms
 
@@ -59,7 +59,7 @@ def test_every_name_of_the_library_is_there_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: KD(temperature=-1), "temperature: -1 is out of range (0, 1000]"),
+        (lambda: KD(temperature=-1), "temperature: -1 is out of range [0.01, 1000]"),
         (lambda: KD(0.1, -5), "kd_weight: -5 is out of range [0, inf)"),
         (
             lambda: KD(temperature="4"),  # type: ignore[arg-type]
@@ -185,7 +185,7 @@ def test_a_folder_holds_the_record_of_a_run(tmp_path: Path) -> None:
     done = distill(net(), net(16), KD(), DATA, folder=tmp_path / "mine", **TINY)
     files = {path.name for path in (tmp_path / "mine").iterdir()}
     assert {"config.yaml", "run.json", "metrics.jsonl", "summary.json", "student.safetensors", "figures"} <= files
-    assert json.loads((tmp_path / "mine/summary.json").read_text()) == done.summary
+    assert read_json(tmp_path / "mine/summary.json") == done.summary
     assert "temperature: 4.0" in (tmp_path / "mine/config.yaml").read_text()
 
 

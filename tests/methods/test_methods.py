@@ -145,7 +145,7 @@ def test_stopped_again_and_again_it_ends_in_the_same_bits(
 
         record = Record(tmp_path / "run", name, hear)
         try:
-            exp.follow(exp.method(config(out, *overrides(name))["method"]), journals(record))
+            exp.follow(exp.method(config(out, *overrides(name))["method"]), journals(record, {}))
         except Interrupted:
             continue
         finally:

@@ -93,3 +93,9 @@ def test_the_figure_has_the_image_and_a_line_per_temperature(studied: tuple[Expe
         assert np.asarray(line.get_ydata()) == pytest.approx(row.numpy())
     seen = torch.from_numpy(np.asarray(picture.images[0].get_array())).squeeze()
     torch.testing.assert_close(seen, exp.data.test.images[method.sample(exp)][0] / 255)
+
+
+def test_a_study_of_no_temperature_is_refused(tmp_path: Path) -> None:
+    pieces = assembled(config(tmp_path, *WORDS, "method.temperatures=[]"))
+    with pytest.raises(ConfigError, match=r"^method.temperatures: is empty; there is nothing to plot$"):
+        pieces.summaries()

@@ -19,6 +19,7 @@ from kdrun.report.lines import Run, gather
 from kdrun.run.run import run
 from kdrun.store import files
 from kdrun.store.format import RECORD_FORMAT
+from kdrun.store.run_folder import sealed
 from kdrun.train.metrics import TASKS
 
 TOP1 = TASKS["classification"][0]
@@ -105,7 +106,8 @@ def test_a_quick_run_is_in_no_table(out: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     shutil.copytree(out / "sweep", folder)
     quick = next(folder.glob("kd*/config.yaml"))
-    quick.write_text(quick.read_text().replace("fast_dev_run: false", "fast_dev_run: true"))
+    text = quick.read_text().replace("fast_dev_run: false", "fast_dev_run: true")
+    quick.write_bytes(sealed(text.partition("# sha256 of")[0]))
     runs, others = finished_runs([folder])
     assert quick.parent not in [run.folder for run in runs]
     assert f"{quick.parent}: a quick run (fast_dev_run=true), which measures nothing" in others

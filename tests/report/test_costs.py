@@ -44,10 +44,10 @@ def test_a_resumed_record_keeps_the_costs_of_its_stages(tmp_path: Path) -> None:
     overrides = ("method=fitnets", "method.hint_epochs=2", "epochs=2")
     exp, record = experiment(tmp_path, *overrides), Record(tmp_path / "run", "mlp_16 by fitnets", lambda *row: None)
     method = config(tmp_path, *overrides)["method"]
-    costs = exp.follow(exp.method(method), journals(record)).scores
+    costs = exp.follow(exp.method(method), journals(record, {})).scores
     record.close()
     again, reopened = experiment(tmp_path, *overrides), Record(tmp_path / "run", "again", lambda *row: None)
-    scores = again.follow(again.method(method), journals(reopened)).scores
+    scores = again.follow(again.method(method), journals(reopened, {})).scores
     reopened.close()
     assert scores == costs
     assert scores["teacher_images"] == 2 * (TRAIN + 9) + 2 * TRAIN

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -96,9 +95,9 @@ def job(folder: Path, number: int, content: dict[str, Any] | None, **run: Any) -
     place = folder / f"{number}_job"
     place.mkdir(parents=True)
     if content is not None:
-        (place / "summary.json").write_text(json.dumps(content))
+        files.write_json(place / "summary.json", content)
     if run:
-        (place / "run.json").write_text(json.dumps(run))
+        files.write_json(place / "run.json", {"format": RECORD_FORMAT, **run})
 
 
 def words(method: str, seed: int) -> list[str]:

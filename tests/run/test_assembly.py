@@ -17,9 +17,10 @@ from kdrun.core.experiment import Experiment
 from kdrun.core.models import initialised
 from kdrun.core.rehearsal import Rehearsal, StageSummary
 from kdrun.data.splits import Data
-from kdrun.errors import ConfigError
-from kdrun.run.assembly import is_baseline, teach
+from kdrun.errors import ConfigError, InputError
+from kdrun.run.assembly import checkpoint, is_baseline, teach
 from kdrun.run.run import run
+from kdrun.store import files, weights
 from kdrun.train.loop import fit
 from kdrun.train.stage import Stage
 
@@ -164,3 +165,41 @@ def test_what_was_rehearsed_and_what_is_trained_begin_alike(tmp_path: Path, monk
     assert names[0] == names[1] == ["distill", "hint", "distill"]  # the teacher's, then the student's
     for place in (0, 1):  # the third begins with what the hint stage has trained
         assert same(rehearsed[place][1], trained[place][1])
+
+
+RECORDS = {"student.safetensors": "summary.json", "model.safetensors": "manifest.json"}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_a_flipped_bit_of_an_external_teacher_is_refused(named: str, name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "ran"
+    digest = weights.write(folder / name, assembled(config(tmp_path, "method=kd")).exp.student.model)
+    files.write_json(folder / RECORDS[name], {"files": {name: digest}})
+    node = {"checkpoint": str(folder if named == "folder" else folder / name)}
+    assert checkpoint(node) == folder / name
+    data = bytearray((folder / name).read_bytes())
+    for place in (40, len(data) // 2, len(data) - 1):
+        data[place] ^= 1
+        (folder / name).write_bytes(data)
+        with pytest.raises(InputError, match=r"^teacher\.checkpoint: .*safetensors is damaged \(its sha256 is not"):
+            checkpoint(node)
+
+
+def test_a_dry_run_too_checks_the_digest_of_the_teacher(tmp_path: Path) -> None:
+    weights.write(tmp_path / "ran/student.safetensors", assembled(config(tmp_path, "method=kd")).exp.student.model)
+    files.write_json(tmp_path / "ran/summary.json", {"files": {"student.safetensors": 64 * "0"}})
+    with pytest.raises(InputError, match="sha256 is not the recorded one"):
+        assembled(config(tmp_path, "method=kd", f"teacher.checkpoint={tmp_path / 'ran'}")).summaries()
+
+
+def test_a_teacher_of_half_floats_is_reported_in_one_line(tmp_path: Path) -> None:
+    pieces = assembled(config(tmp_path, "method=kd"))
+    path = tmp_path / "t.safetensors"
+    weights.write_state(path, {name: value.half() for name, value in pieces.exp.student.model.state_dict().items()})
+    lines: list[str] = []
+    pieces = assembled(config(tmp_path, "method=kd", f"teacher.checkpoint={path}"), lines.append)
+    teach(pieces.on(Data.read(pieces.exp.data.source)), pieces.teacher)
+    assert [line for line in lines if "float16" in line] == [
+        f"teacher mlp_16: {path} has other types of numbers than the model, used: float16 as float32"
+    ]

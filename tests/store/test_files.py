@@ -174,7 +174,7 @@ def test_json_comes_back_as_it_was_nan_among_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b"\xff"])
 def test_broken_json_is_named_in_one_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"^.*a\.json: cannot be read \([^\n]*\)$"):
+    with pytest.raises(InputError, match=r"^.*a\.json: is damaged \(it is not JSON\)$"):
         files.read_json(tmp_path / "a.json")
 
 
@@ -232,3 +232,11 @@ def test_a_state_cut_short_or_longer_anywhere_is_refused(tmp_path: Path) -> None
 def test_the_digest_of_a_file_is_its_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert files.digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_huge_file_of_nothing_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "01-distill.pt"
+    path.write_bytes(files.SEAL + bytes(32))
+    os.truncate(path, 1 << 40)
+    with pytest.raises(InputError, match="is damaged"):
+        files.load(path)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from dataclasses import replace
@@ -36,7 +35,8 @@ class Trainer:
     def __call__(self, folder: Path) -> dict[str, Any]:
         self.count += 1
         files.write(folder / "model.safetensors", self.content)
-        return {"sha256": files.digest(folder / "model.safetensors"), "scores": {"top1": 0.5}}
+        digests = {"model.safetensors": files.digest(folder / "model.safetensors")}
+        return {"files": digests, "scores": {"top1": 0.5}, "environment": {}}
 
 
 def test_the_same_fields_are_trained_once(tmp_path: Path) -> None:
@@ -292,8 +292,8 @@ def test_a_model_trained_elsewhere_is_used_with_a_notice(out: Path) -> None:
     exp, lines = experiment(out), []
     assert exp.teacher.folder is not None
     manifest = exp.teacher.folder / "manifest.json"
-    content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**content, "environment": {**content["environment"], "threads": 7}}))
+    content = files.read_json(manifest)
+    files.write_json(manifest, {**content, "environment": {**content["environment"], "threads": 7}})
     parts = {name: getattr(exp, name) for name in Experiment.__dataclass_fields__}
     again = Experiment(**{**parts, "notice": lines.append, "chain": []}).trained(config(out)["teacher"])
     assert again.key == exp.teacher.key

@@ -17,7 +17,7 @@ from torch import nn
 
 from kdrun.errors import InputError, InUseError, WriteError
 from kdrun.store import files
-from kdrun.store.checkpoint import StageJournal
+from kdrun.store.checkpoint import StageJournal, journals
 from kdrun.store.format import FORMAT
 from kdrun.store.record import Record, read_rows, versions
 from kdrun.train.stage import Stage
@@ -54,13 +54,11 @@ def points(folder: Path, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events(folder).Scalars(tag)]
 
 
-def test_rows_are_written_at_once_and_read_back_when_reopened(folder: Path, record: Record) -> None:
+def test_rows_are_written_at_once(folder: Path, record: Record) -> None:
     rows = [row(epoch, **{"loss/ce": 1 / epoch}) for epoch in (1, 2, 3)]
     for one in rows:
         record.row(one)
     assert read_rows(folder / "metrics.jsonl") == rows
-    record.close()
-    assert Record(folder, "net", hear).rows == rows
 
 
 @pytest.mark.parametrize("kept", [1, 20, 60])
@@ -79,7 +77,7 @@ def test_a_record_goes_on_behind_a_row_that_was_cut_short(folder: Path, record: 
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"time": 1, "st')
     again = Record(folder, "net", hear)
-    again.rewind(1)
+    again.restore([row(1)])
     again.row(row(2))
     again.close()
     assert read_rows(folder / "metrics.jsonl") == [row(1), row(2)]
@@ -107,7 +105,7 @@ def test_after_a_resume_every_point_is_there_once(folder: Path, record: Record) 
         record.row(row(epoch, loss=float(epoch)))
     record.close()
     again = Record(folder, "net", hear)
-    again.rewind(2)
+    again.restore([row(epoch, loss=float(epoch)) for epoch in (1, 2)])
     for epoch in (3, 4):
         again.row(row(epoch, loss=10.0 * epoch))
     again.close()
@@ -224,6 +222,12 @@ def test_the_versions_of_all_that_a_result_depends_on_are_known() -> None:
     assert set(known) >= {"kdrun", "torchvision", "numpy", "hydra-core", "scikit-learn", "git_commit"}
 
 
+FIELDS = {"seed": 0, "recipe": {"epochs": 2, "batch_size": 8}}
+
+
+COSTS = {"train_seconds": 1.0, "train_cpu_seconds": 1.0, "teacher_images": 0}
+
+
 def net(seed: int) -> nn.Linear:
     torch.manual_seed(seed)
     return nn.Linear(3, 2)
@@ -234,12 +238,18 @@ def stage(model: nn.Module, epochs: int = 2, name: str = "hint") -> Stage:
 
 
 def journal(record: Record, model: nn.Module, after: str = "", **changes: Any) -> StageJournal:
-    return StageJournal(record, 1, stage(model, **changes), after)
+    fields = changes.pop("fields", FIELDS)
+    return journals(record, fields)(1, stage(model, **changes), after)
+
+
+def state(epoch: int) -> dict[str, Any]:
+    empty: dict[str, Any] = {"step": 0, "totals": {}, "counts": {}, "scores": {}, "best": None}
+    return {**empty, "epoch": epoch, "modules": stage(net(0)).modules.state_dict()}
 
 
 def test_a_finished_stage_gives_its_weights_and_scores_back(record: Record) -> None:
     first, second = net(0), net(1)
-    scores = {"top1": 0.5, "epoch": 2}
+    scores = {"top1": 0.5, "epoch": 2, **COSTS}
     digest = journal(record, first).finish(scores)
     assert journal(record, second).finished() == (scores, digest)
     assert same(copied(first), copied(second))
@@ -256,16 +266,16 @@ def test_a_changed_or_longer_stage_is_not_finished(changes: dict[str, Any], reco
 def test_a_state_comes_back_with_the_rows_before_it(folder: Path, record: Record) -> None:
     for epoch in (1, 2):
         record.row(row(epoch))
-    journal(record, net(0)).save({"epoch": 3, "modules": {}})
+    journal(record, net(0)).save(state(3))
     record.row(row(3))
-    state = journal(record, net(0)).load()
-    assert state is not None
-    assert state["epoch"] == 3
+    loaded = journal(record, net(0)).load()
+    assert loaded is not None
+    assert loaded["epoch"] == 3
     assert [each["epoch"] for each in read_rows(folder / "metrics.jsonl")] == [1, 2]
 
 
 def test_a_state_behind_another_stage_is_passed_over(record: Record) -> None:
-    journal(record, net(0), after="one").save({"epoch": 3})
+    journal(record, net(0), after="one").save(state(3))
     assert journal(record, net(0), after="other").load() is None
 
 
@@ -280,8 +290,8 @@ def test_a_state_of_another_format_is_refused_with_both_numbers(record: Record) 
 @pytest.mark.parametrize("which", ["path", "last"])
 def test_a_damaged_stage_is_named(which: str, record: Record) -> None:
     damaged = journal(record, net(0))
-    damaged.save({"epoch": 1})
-    damaged.finish({})
+    damaged.save(state(1))
+    damaged.finish(COSTS)
     path: Path = getattr(damaged, which)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"01-hint\.(last\.)?pt: is damaged"):
