@@ -65,9 +65,10 @@ def unpack(path: Path, head: bytes) -> object:
     except InputError:
         raise
     except Exception as error:  # a damaged or hostile file can raise many kinds of exceptions
-        for number in (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO):  # of the system, not of the content
+        for number in (errno.EMFILE, errno.ENFILE):  # of the system, not of the content
             if os.strerror(number) in str(error):
-                raise InputError(str(path), f"cannot be read ({os.strerror(number)})") from None
+                what = f"cannot be read ({os.strerror(number)}); raise the limit on open files (ulimit -n)"
+                raise InputError(str(path), what) from None
         raise InputError(str(path), reason(head, error)) from None
 
 
