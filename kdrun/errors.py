@@ -1,5 +1,8 @@
 """Errors that a user can fix: each has an exit code and one line that names the key or the file."""
 
+import errno
+import re
+
 
 def printable(text: str) -> str:
     r"""Returns ``text`` with every character that cannot be seen as an escape, such as ``\x1b`` or ``\u202e``.
@@ -8,6 +11,19 @@ def printable(text: str) -> str:
     characters. A terminal obeys them: a name could rename its window or hide the line above.
     """
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+MEMORY = re.compile(
+    "alloc_cpu|out of memory|not enough memory|can't allocate memory|cannot allocate memory|bad_alloc", re.I
+)
+"""What torch and the system say where memory is short, beside errors of a kind of their own."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Returns whether ``error`` says that memory is short, on any device; torch says so in a RuntimeError."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError) and bool(MEMORY.search(str(error)))
 
 
 class KdrunError(Exception):

@@ -14,15 +14,22 @@ from kdrun.cli.flags import Parser, known, parse
 from kdrun.cli.launch import launch
 from kdrun.config.options import Options
 from kdrun.config.root import GROUPS
+from kdrun.errors import ConfigError
 
 
 def main(argv: list[str]) -> int:
-    """Prints the completions of the line in ``COMP_LINE``; with ``install=SHELL``, the script that installs them."""
+    """Prints the completions of the line in ``COMP_LINE``; with ``install=SHELL``, the script that installs them.
+
+    Raises:
+        ConfigError: if it is asked for anything else.
+    """
     parser = Parser(add_help=False)
     parser.add_argument("-sc", "--shell-completion", action="store_true")
     parser.add_argument("what", nargs="*")
     args = parser.parse_intermixed_args(argv)
     if not any(word.startswith("query=") for word in args.what):
+        if not re.fullmatch(r"(un)?install=(bash|zsh|fish)", " ".join(args.what)):
+            raise ConfigError("-sc", "takes install=SHELL or uninstall=SHELL, where SHELL is bash, zsh or fish")
         return launch(print, ["--shell-completion", *args.what])
     with suppress(Exception):  # an error message would disturb a user who is still typing
         return complete(os.environ.get("COMP_LINE", ""), args.what)

@@ -16,10 +16,10 @@ from kdrun.core.models import Plan, Trained, untrained_key
 from kdrun.core.sequence import deployed_module
 from kdrun.data.source import Source, Split
 from kdrun.data.splits import NOISE, Data
-from kdrun.errors import ConfigError, KdrunError
+from kdrun.errors import ConfigError, KdrunError, lacks_memory
 from kdrun.store.model_store import key
 from kdrun.train.loop import COSTS
-from kdrun.train.runtime import fits, lacks_memory
+from kdrun.train.runtime import fits
 from kdrun.train.stage import Model, Outputs, Scores, Stage, Step, Terms
 from kdrun.train.taps import Tapped, freeze
 

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from pathlib import Path
 
-from kdrun.errors import KdrunError, TrainingError, WriteError
+from kdrun.errors import KdrunError, TrainingError, WriteError, lacks_memory
 from kdrun.store.files import WAYS_OUT
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 """What the system says where a disk takes nothing more."""
-
-
-MEMORY = re.compile(
-    "alloc_cpu|out of memory|not enough memory|can't allocate memory|cannot allocate memory|bad_alloc", re.I
-)
-"""What torch and the system say where memory is short, beside errors of a kind of their own."""
 
 
 def explanation(error: BaseException, folder: Path, too_large: KdrunError | None = None) -> BaseException:
@@ -30,7 +23,7 @@ def explanation(error: BaseException, folder: Path, too_large: KdrunError | None
     """
     if isinstance(error, KdrunError):
         return error
-    if is_memory(error):
+    if lacks_memory(error):
         return too_large or TrainingError(str(folder), "needs more memory than there is")
     for number in (errno.EMFILE, errno.ENFILE):  # also in an ImportError, of a library that cannot be opened
         if os.strerror(number) in str(error):
@@ -42,10 +35,3 @@ def explanation(error: BaseException, folder: Path, too_large: KdrunError | None
         what = f"cannot be used ({error.strerror}); if it was moved or removed put it back, or choose another out="
         return WriteError(os.fsdecode(error.filename), what)
     return error
-
-
-def is_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory is short; the errors of torch that say so are RuntimeErrors."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    return isinstance(error, RuntimeError) and bool(MEMORY.search(str(error)))

@@ -14,21 +14,10 @@ from typing import Any
 
 import torch
 
-from kdrun.errors import ConfigError, Interrupted
+from kdrun.errors import ConfigError, Interrupted, lacks_memory
 
-MEMORY = re.compile(
-    r"alloc_cpu|can't allocate memory|not enough memory|out of memory|overflowed|Overflow when|too large to convert",
-    re.I,
-)
-"""What torch says, beside errors of a kind of their own, where memory is short."""
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Returns whether ``error`` says that there is not enough memory, on any device."""
-    kinds = MemoryError | torch.OutOfMemoryError
-    return isinstance(error, kinds) or (
-        isinstance(error, RuntimeError | TypeError | OverflowError) and bool(MEMORY.search(str(error)))
-    )
+OVERFLOW = re.compile("overflowed|Overflow when|too large to convert")
+"""What torch says where a size is beyond any memory: it does not fit its integers."""
 
 
 @contextmanager
@@ -41,7 +30,7 @@ def fits(where: str, what: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, TypeError, OverflowError) as error:
-        if not lacks_memory(error):
+        if not (lacks_memory(error) or OVERFLOW.search(str(error))):
             raise
         raise ConfigError(where, f"{what} more memory than there is") from error
 

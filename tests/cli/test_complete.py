@@ -140,3 +140,14 @@ def test_every_flag_is_offered_once(capsys: pytest.CaptureFixture[str], monkeypa
     assert {"--cfg", "--help", "--multirun", "--config-dir"} <= set(words)
     assert len(words) == len(set(words))
     assert all(re.fullmatch(r"--[a-z-]+", word) for word in words)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["bash"], ["install"], ["install=tcsh"], ["install=bash", "install=zsh"], ["x=1"]]
+)
+def test_completion_is_installed_for_a_shell_and_does_nothing_else(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-sc", *words]) == 2
+    line = "kdrun: error: -sc: takes install=SHELL or uninstall=SHELL, where SHELL is bash, zsh or fish\n"
+    assert capsys.readouterr() == ("", line)
