@@ -219,11 +219,11 @@ def load(path: Path) -> tuple[dict[str, Any], str]:
         with path.open("rb") as file:
             head, begin = file.read(len(SEAL) + 32), file.tell()
             seal, is_archive = head[len(SEAL) :], file.read(len(torchfile.ZIP)) == torchfile.ZIP
-            file.seek(begin)  # hashed piece by piece before it is read whole: its size is not known to be reasonable
+            if head.startswith(SEAL) and not is_archive:  # asked before it is hashed: it may be of any size
+                raise InputError(str(path), f"is damaged, or is no checkpoint of kdrun; {ANEW}")
+            file.seek(begin)
             if not (head.startswith(SEAL) and hashlib.file_digest(file, "sha256").digest() == seal):
                 raise InputError(str(path), f"is damaged (its sha256 differs); {ANEW}")
-            if not is_archive:
-                raise InputError(str(path), f"is no checkpoint of kdrun; {ANEW}")
             file.seek(begin)
             payload = file.read()
     except OSError as error:

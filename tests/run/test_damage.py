@@ -195,7 +195,7 @@ def test_a_sealed_stage_that_is_no_state_is_refused(
     payload: bytes, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reseal(folder / "stages" / "01-distill.pt", payload)
-    assert "01-distill.pt: is no checkpoint of kdrun; delete it to train this stage anew" in resume(folder, capsys)
+    assert "is no checkpoint of kdrun; delete it to train this stage anew" in resume(folder, capsys)
 
 
 def test_a_stage_that_is_a_folder_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
