@@ -100,14 +100,14 @@ def batch(target: Target, seed: int, iterations: Sequence[int], top: Path) -> li
 
 
 def fuzz(
-    targets: Sequence[Target], seed: int, over: Callable[[int], bool], scratch: Path
+    targets: Sequence[Target], seed: int, over: Callable[[int], bool], most: int, scratch: Path
 ) -> tuple[Counter[str], list[Failure]]:
-    """Feeds the targets in turn, a batch each, until ``over`` is told that enough inputs were fed."""
+    """Feeds the targets in turn, a batch of at most ``most`` each, until ``over`` of how many inputs were fed."""
     fed, failures, known = Counter[str](), list[Failure](), set[str]()
     while not over(fed.total()):
         for target in targets:
             top = scratch / "batch"
-            count = min(BATCH, target.batch)
+            count = min(most, target.batch)
             for each in batch(target, seed, range(fed[target.name], fed[target.name] + count), top):
                 kind = each.why.partition(":")[0] + each.why.partition(":")[2][:30]
                 if (mark := f"{each.target} {kind}") not in known:
@@ -161,7 +161,8 @@ def main() -> int:
             def over(fed: int) -> bool:
                 return fed >= options.inputs if options.inputs else time.monotonic() - began > 60 * options.minutes
 
-            fed, failures = fuzz(chosen, options.seed, over, scratch)
+            most = min(BATCH, -(-options.inputs // len(chosen))) if options.inputs else BATCH
+            fed, failures = fuzz(chosen, options.seed, over, most, scratch)
             print(", ".join(f"{name} {count}" for name, count in fed.items()))
             print(f"{fed.total()} inputs in {time.monotonic() - began:.0f} s, {len(failures)} kinds of failures")
         if options.keep:

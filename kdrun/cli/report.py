@@ -84,7 +84,9 @@ def write_report(runs: list[Run], others: list[str], out: Path) -> None:
     for note in [*notes, *missing, *(f"not in the tables: {other}" for other in others)]:
         screen.print(plain(note), soft_wrap=True)
     for name, picture in pictures.items():
+        files.folder((out / name).parent)
         files.write(out / name, picture)
+    files.folder(out)
     page = comparison.page(tables, [*notes, *missing], list(pictures), runs, others)
     files.write(out / "report.md", page.encode())
     files.write(out / "report.csv", comparison.report_csv(lines).encode())

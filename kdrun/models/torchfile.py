@@ -11,6 +11,9 @@ from kdrun.errors import InputError
 
 ZIP = b"PK\x03\x04"
 
+ZIP_END = b"PK\x05\x06"
+"""The beginning of the last 22 bytes of a zip without a comment, as torch writes it."""
+
 MOST = 1 << 16
 """The most parts of a file; each takes memory and time, however small it is. The largest nets have thousands."""
 
@@ -54,6 +57,13 @@ def check(file: BinaryIO, where: str) -> None:
     else:
         for _ in range(LEGACY_PICKLES):
             _check_pickle(file, where)
+
+
+def has_both_ends(file: BinaryIO) -> bool:
+    """Returns whether ``file`` begins at its current place, and ends, as torch's files do; reads 26 bytes."""
+    begins = file.read(len(ZIP)) == ZIP
+    file.seek(max(0, file.seek(0, 2) - 22))
+    return begins and file.read(len(ZIP_END)) == ZIP_END
 
 
 def _check_zip(file: BinaryIO, where: str) -> None:

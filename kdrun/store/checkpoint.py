@@ -111,9 +111,8 @@ class StageJournal:
         self._write(self.last, {**state, "deployed": self.stage.deployed}, state["modules"])
 
     def _write(self, path: Path, state: State, modules: Mapping[str, Tensor]) -> str:
-        self.record.check_place()
         seals = {"format": FORMAT, "origin": self.origin, "after": self.after, "rows": json.dumps(self.record.rows)}
-        return files.save(path, {**state, **seals, "modules": modules})
+        return files.save(self.record.destination(path), {**state, **seals, "modules": modules})
 
     def _check_modules(self, path: Path, modules: Any) -> None:
         """Refuses weights whose names, shapes or types are not those of the stage: loading would cast types."""

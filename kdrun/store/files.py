@@ -83,12 +83,12 @@ def folder(path: Path) -> Path:
 def write(path: Path, data: bytes) -> None:
     """Writes ``data`` to ``path`` so that a reader finds the old file or the new one, also after a power cut.
 
-    The temporary file is in the same folder: a rename is atomic only within one file system.
+    The temporary file is in the same folder: a rename is atomic only within one file system. The folder must exist: one
+    that was moved away while a run works in it must not be made again.
 
     Raises:
         WriteError: if it cannot be written; the old file at ``path`` stays as it was.
     """
-    folder(path.parent)
     with writing(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
@@ -218,7 +218,7 @@ def load(path: Path) -> tuple[dict[str, Any], str]:
     try:
         with path.open("rb") as file:
             head, begin = file.read(len(SEAL) + 32), file.tell()
-            seal, is_archive = head[len(SEAL) :], file.read(len(torchfile.ZIP)) == torchfile.ZIP
+            seal, is_archive = head[len(SEAL) :], torchfile.has_both_ends(file)
             if head.startswith(SEAL) and not is_archive:  # asked before it is hashed: it may be of any size
                 raise InputError(str(path), f"is damaged, or is no checkpoint of kdrun; {ANEW}")
             file.seek(begin)

@@ -147,9 +147,15 @@ class Record:
             raise WriteError(str(self.folder), f"{what}; put it back and resume it, or start a new run")
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes the file ``name`` of the folder."""
+        """Writes the file ``name`` of the folder, or of a folder in it."""
+        files.write(self.destination(self.folder / name), data)
+
+    def destination(self, path: Path) -> Path:
+        """Returns ``path``, a file of the folder or of a folder in it, which is created; refuses as ``check_place``."""
         self.check_place()
-        files.write(self.folder / name, data)
+        with files.writing(path):
+            path.parent.mkdir(exist_ok=True)  # without its parents: they may be moved away after the check
+        return path
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Writes the JSON file ``name`` of the folder."""

@@ -16,10 +16,9 @@ from battery.mutate import SEAL, WAYS, container, inside_safetensors, inside_sea
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("targets", [("configs", "words"), ("checkpoints", "data", "stages")], ids=" ".join)
-def test_no_mutated_input_raises_anything_raw(targets: tuple[str, ...]) -> None:
+def test_no_mutated_input_raises_anything_raw() -> None:
     # In a process of its own: it forks, under limits of memory.
-    command = [sys.executable, "scripts/fuzz.py", "--inputs", "60", "--seed", "0", "--only", *targets]
+    command = [sys.executable, "scripts/fuzz.py", "--inputs", "100", "--seed", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 kinds of failures" in done.stdout

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kdrun.errors import InputError, WriteError
+from kdrun.models import torchfile
 from kdrun.store import files
 
 CODES = [errno.ENOSPC, errno.EIO, errno.EDQUOT]
@@ -135,15 +136,16 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> N
     assert modes[0] == modes[1]
 
 
-def test_folders_on_the_way_come_into_being(tmp_path: Path) -> None:
-    files.write(tmp_path / "a" / "b" / "c", b"x")
-    assert (tmp_path / "a" / "b" / "c").read_bytes() == b"x"
+def test_a_folder_that_was_moved_away_is_not_made_again(tmp_path: Path) -> None:
+    with pytest.raises(WriteError, match=r"/a/b: cannot be written \(No such file or directory\)"):
+        files.write(tmp_path / "a" / "b", b"x")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_place_below_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
     with pytest.raises(WriteError, match=r"^.*/a/b: cannot be written \([^\n]*\); choose another out=$") as caught:
-        files.write(tmp_path / "a" / "b" / "c", b"x")
+        files.folder(tmp_path / "a" / "b")
     assert caught.value.exit_code == 4
 
 
@@ -234,7 +236,10 @@ def test_the_digest_of_a_file_is_its_sha256(tmp_path: Path) -> None:
     assert files.digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-@pytest.mark.parametrize(("head", "what"), [(b"", "is damaged"), (files.SEAL + bytes(32), "or is no checkpoint")])
+HEADS = [(b"", "is damaged"), (files.SEAL + bytes(32), "or is no checkpoint")]
+
+
+@pytest.mark.parametrize(("head", "what"), [*HEADS, (files.SEAL + bytes(32) + torchfile.ZIP, "or is no checkpoint")])
 def test_a_huge_file_of_nothing_is_refused_before_it_is_read(head: bytes, what: str, tmp_path: Path) -> None:
     path = tmp_path / "01-distill.pt"
     path.write_bytes(head)

@@ -34,7 +34,7 @@ class Trainer:
 
     def __call__(self, folder: Path) -> dict[str, Any]:
         self.count += 1
-        files.write(folder / "model.safetensors", self.content)
+        files.write(files.folder(folder) / "model.safetensors", self.content)
         digests = {"model.safetensors": files.digest(folder / "model.safetensors")}
         return {"files": digests, "scores": {"top1": 0.5}, "environment": {}}
 
@@ -71,7 +71,7 @@ def test_another_format_number_is_another_model(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_failed_training_is_not_published_and_can_be_retried(tmp_path: Path) -> None:
     def fail(folder: Path) -> dict[str, Any]:
-        files.write(folder / "model.safetensors", b"half")
+        files.write(files.folder(folder) / "model.safetensors", b"half")
         raise RuntimeError("no")
 
     here, train = ModelStore(tmp_path, Interrupt(), silent), Trainer()
@@ -109,7 +109,7 @@ def trained_elsewhere(root: Path) -> None:
     """Trains the model, as long as nobody says ``go``."""
 
     def train(folder: Path) -> dict[str, Any]:
-        files.write(folder / "stages" / "01-distill.last.pt", b"half way")
+        files.write(files.folder(folder / "stages") / "01-distill.last.pt", b"half way")
         (root / "begun").touch()
         while not (root / "go").exists():
             time.sleep(0.01)

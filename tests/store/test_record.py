@@ -280,7 +280,7 @@ def test_a_state_behind_another_stage_is_passed_over(record: Record) -> None:
 
 
 def test_a_state_of_another_format_is_refused_with_both_numbers(record: Record) -> None:
-    files.save(journal(record, net(0)).last, {"format": FORMAT + 1, "after": "", "rows": 0})
+    files.save(record.destination(journal(record, net(0)).last), {"format": FORMAT + 1, "after": "", "rows": 0})
     with pytest.raises(InputError) as caught:
         journal(record, net(0)).load()
     line = f"01-hint.last.pt: has format {FORMAT + 1}, this kdrun reads {FORMAT}; start a new run"
