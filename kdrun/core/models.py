@@ -113,7 +113,9 @@ def key_fields(
 ) -> dict[str, Any]:
     """Returns everything that the trained ``model`` depends on, and nothing else: names and taps are left out."""
     source = data.source
+    shared = {} if source.view_seed is None else {"view_seed": source.view_seed}
     return {
+        **shared,
         "model": architecture(model),
         "task": [source.task, source.channels, source.classes, source.size],
         "data": data.digest,
