@@ -87,6 +87,13 @@ class Trained:
         """Yields all weights."""
         return self.model.parameters()
 
+    def shapes(self, images: Tensor) -> list[torch.Size]:
+        """Returns the shapes of logits and features for each of ``images``, which do not count as run on."""
+        with torch.no_grad():
+            logits, features = self(images)
+        self._tapped.image_count -= len(images)
+        return [part.shape[1:] for part in (logits, *features)]
+
     @property
     def image_count(self) -> int:
         """How many images the model has been run on so far, wholly or up to a tap."""

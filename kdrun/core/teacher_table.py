@@ -86,8 +86,9 @@ class Tables:
         """Returns the table of ``model``, or why it has none."""
         if (code := code_of(model.model)) is None:
             return f"the code of {model.name} is in no file"
-        fields, count = describe(model, code, data, runtime), data.train_places.count
-        shapes = [part.shape[1:] for part in parts(model(batch.images[:1]))]
+        fields = {**describe(model, code, data, runtime), "numbers": self.dtype.name}
+        count = data.train_places.count
+        shapes = model.shapes(batch.images[:1])
         views, width = augment.views(data.source.crop, data.source.flip), sum(map(math.prod, shapes))
         path, most = self.folder / f"{model.name}-{key(fields)[:12]}.table", size(views * count, width, self.dtype)
         what = f"{model.name}'s outputs for {views} views of {count:,} images"
@@ -116,11 +117,6 @@ class Tables:
 def free_bytes(folder: Path) -> int:
     """Returns the free bytes of the disk that ``folder`` is or will be on."""
     return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
-
-
-def parts(outputs: Outputs) -> list[Tensor]:
-    """Returns the logits and the features of ``outputs``."""
-    return [outputs.logits, *outputs.features]
 
 
 def code_of(model: nn.Module) -> list[str] | None:
@@ -230,7 +226,8 @@ class TeacherTable:
 
     def _numbers(self, images: Tensor) -> Tensor:
         """Returns the outputs (N, width) for ``images``, as they are stored."""
-        return torch.cat([part.flatten(1).float() for part in parts(self.model(images))], 1).to(self.rows.dtype)
+        logits, features = self.model(images)
+        return torch.cat([part.flatten(1).float() for part in (logits, *features)], 1).to(self.rows.dtype)
 
     def _compare(self, images: Tensor, numbers: Tensor) -> None:
         """Says it if the outputs for an image depend on its neighbours in the block, once for each run."""
