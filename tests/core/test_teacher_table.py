@@ -58,14 +58,14 @@ def test_a_table_changes_no_bit_full_or_empty(method: str, tmp_path: Path) -> No
     assert not files_of(tmp_path)
     filled, found = (trained(tmp_path, *words, name=name) for name in ("filled", "found"))
     assert live["weights"] == filled["weights"] == found["weights"]
-    assert found["teacher_images"] < filled["teacher_images"]
+    assert found["teacher_images_run"] < filled["teacher_images_run"]
 
 
 def test_a_run_of_known_views_asks_nothing(tmp_path: Path) -> None:
     words = ("dataset.view_seed=7", "teacher.seed=5")
     first, second = (trained(tmp_path, *words, f"seed={seed}", name=f"{seed}") for seed in (0, 1))
-    assert first["teacher_images"] > 0
-    assert second["teacher_images"] == 0
+    assert first["teacher_images_run"] > 0
+    assert second["teacher_images_run"] == 0
     assert first["weights"] != second["weights"]
 
 
@@ -77,10 +77,10 @@ def test_the_images_asked_of_are_those_of_the_formula(
 ) -> None:
     words = (f"dataset.flip={flip}", f"dataset.crop={crop}", "dataset.train_count=24000", "batch_size=400")
     exp = experiment(tmp_path, *WORDS, *words)
-    before, count = exp.teacher.image_count, exp.data.train.size
+    before, count = exp.teacher.run_count, exp.data.train.size
     for _ in asked(exp, epochs):
         pass
-    passes = (exp.teacher.image_count - before) / count
+    passes = (exp.teacher.run_count - before) / count
     assert passes == pytest.approx(views * (1 - (1 - 1 / views) ** epochs), rel=0.02)
 
 
@@ -102,16 +102,16 @@ def test_a_subset_and_all_images_share_a_table(tmp_path: Path) -> None:
     for batch, logits in asked(few):
         known |= dict(zip(batch.index.tolist(), logits, strict=True))
     whole = experiment(tmp_path, *WORDS, "dataset.train_count=300", "dataset.view_seed=1")
-    before = whole.teacher.image_count
+    before = whole.teacher.run_count
     for batch, logits in asked(whole):
         with torch.no_grad():
             assert torch.allclose(logits, whole.teacher(batch.images).logits, atol=1e-6)
-            whole.teacher.model.image_count -= len(batch.images)
+            whole.teacher.count(-len(batch.images), -len(batch.images))
         assert all(
             torch.equal(known.get(place, row), row) for place, row in zip(batch.index.tolist(), logits, strict=True)
         )
     assert len(files_of(tmp_path)) == 1
-    assert whole.teacher.image_count - before < whole.data.train.size - 100 + 2 * BLOCK["cpu"]
+    assert whole.teacher.run_count - before < whole.data.train.size - 100 + 2 * BLOCK["cpu"]
 
 
 OTHERS = {
@@ -153,10 +153,10 @@ def test_the_weights_count_and_not_the_way_to_them(tmp_path: Path) -> None:
         pass
     assert exp.teacher.folder is not None
     external = experiment(tmp_path, *WORDS, f"teacher.checkpoint={exp.teacher.folder}")
-    before = external.teacher.image_count
+    before = external.teacher.run_count
     for _ in asked(external):
         pass
-    assert external.teacher.image_count == before
+    assert external.teacher.run_count == before
 
 
 @pytest.mark.parametrize("place", [table_file.HEADER + 3, table_file.HEADER + 42, -5, -47])
@@ -185,7 +185,7 @@ def test_a_table_that_is_cut_short_is_begun_anew(size: int, tmp_path: Path) -> N
     os.truncate(path, size)
     again = trained(tmp_path, name="again")
     assert again["weights"] == first["weights"]
-    assert again["teacher_images"] == first["teacher_images"]
+    assert again["teacher_images_run"] == first["teacher_images_run"]
 
 
 def noticed(out: Path, *words: str) -> list[str]:
