@@ -94,9 +94,9 @@ class Trained:
         self.count(-len(images), -len(images))
         return [part.shape[1:] for part in (logits, *features)]
 
-    def count(self, asked: int, ran: int) -> None:
-        """Adds to the images that were asked for, and to those that the model was run on."""
-        self._tapped.count(asked, ran)
+    def count(self, requested: int, ran: int) -> None:
+        """Adds to the images that were requested, and to those that the model was run on."""
+        self._tapped.count(requested, ran)
 
     @property
     def image_count(self) -> int:

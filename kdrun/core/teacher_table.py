@@ -99,7 +99,8 @@ class Tables:
         try:
             file = TableFile(path, fields, views * count, width, self.dtype)
         except (OSError, WriteError) as error:
-            return f"{path} cannot be used ({getattr(error, 'strerror', '') or error})"
+            reason = error.__cause__ if isinstance(error, WriteError) else error
+            return f"{path} cannot be used ({getattr(reason, 'strerror', '') or reason})"
         self.notice(f"teacher table: {what} are kept, at most {text(most)}, in {path}")
         return TeacherTable(model, file, shapes, count, runtime, self.notice)
 

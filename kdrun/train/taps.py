@@ -66,9 +66,9 @@ class Tapped(nn.Module):
         compiled = torch.compile(self.model, dynamic=False, backend=backend, mode="reduce-overhead")
         self._compiled = size, compiled  # in a tuple, or it would be a submodule and every weight have two names
 
-    def count(self, asked: int, ran: int) -> None:
-        """Adds to the images that were asked for, and to those that the model was run on."""
-        self.image_count += asked
+    def count(self, requested: int, ran: int) -> None:
+        """Adds to the images that were requested, and to those that the model was run on."""
+        self.image_count += requested
         self.run_count += ran
 
     def forward(self, images: Tensor) -> Outputs:
