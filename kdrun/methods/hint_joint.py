@@ -18,9 +18,9 @@ class HintJoint(Method):
 
     PyTorch's tutorial "Knowledge Distillation", section "Intermediate regressor run": FitNets has a stage for the hint;
     here the hint is one term of a single stage. The regressor goes from the student's channels to the teacher's; it
-    is trained with the student and then discarded. ``connector=conv3`` is the tutorial's, a 3x3 convolution between maps of
-    one size. ``connector=bn_relu`` is that of the CRD benchmark (Tian et al. 2020, arXiv:1910.10699): a convolution
-    that also changes the size, batch normalization, ReLU.
+    is trained with the student and then discarded. ``connector=conv3`` is the tutorial's, a 3x3 convolution between
+    maps of one size. ``connector=bn_relu`` is that of the CRD benchmark (Tian et al. 2020, arXiv:1910.10699): a
+    convolution that also changes the size, batch normalization, ReLU.
     """
 
     reads: ClassVar = frozenset({"logits", "features"})
