@@ -106,12 +106,16 @@ class AnyMethod(nn.Module):
         yield self.distill(exp)
 
     def distill(self, exp: Experiment, name: str = "distill", **changes: Any) -> Stage:
-        """Returns the usual stage: one update, in which the student and the method's parts minimize ``loss``."""
+        """Returns the usual stage: one update, in which the student and the method's parts minimize ``loss``.
+
+        What a method has frozen of them is left out.
+        """
         deployed = self.deployed(exp)
         players = {STUDENT: exp.student, "method": self}
         if deployed is not exp.student:
             players, changes = {**players, "deployed": deployed}, {"deployed": "deployed", **changes}
-        update = Update([*exp.student.parameters(), *self.parameters()], self.loss_of(exp))
+        weights = [weight for part in (exp.student, self) for weight in part.parameters() if weight.requires_grad]
+        update = Update(weights, self.loss_of(exp))
         return exp.stage(name, [update], players, **changes)
 
     def deployed(self, exp: Experiment) -> nn.Module:
