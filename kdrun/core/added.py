@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -156,3 +156,23 @@ def ramp(exp: Experiment) -> Tensor:
     source = exp.data.source
     shape = (1, source.channels, source.size, source.size)
     return torch.linspace(-2, 2, torch.Size(shape).numel(), device=exp.runtime.device).view(shape)
+
+
+def blocks(model: Model) -> list[int]:
+    """Returns the numbers of the features that are the outputs of all blocks of the tapped stages; adds their taps.
+
+    A tapped stage that is a sequence of modules with submodules has these as its blocks; any other is one block.
+    """
+    net = tapped(model)
+    names = (name for tap in net.taps for name in block_names(net.model.get_submodule(tap), tap))
+    return [net.add(name) for name in names]
+
+
+def block_names(module: nn.Module, name: str) -> Iterator[str]:
+    """Yields the dotted names of the blocks of ``module``, which is called ``name``."""
+    children = dict(module.named_children())
+    if isinstance(module, nn.Sequential) and children and all(any(child.children()) for child in children.values()):
+        for key, child in children.items():
+            yield from block_names(child, f"{name}.{key}")
+    else:
+        yield name

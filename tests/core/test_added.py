@@ -9,7 +9,7 @@ import torch
 from tiny import config
 from torch import nn
 
-from kdrun.core.added import last_map, penultimate, preactivation, shape_of
+from kdrun.core.added import blocks, last_map, penultimate, preactivation, shape_of
 from kdrun.core.experiment import Experiment
 from kdrun.errors import ConfigError
 from kdrun.run.assembly import assemble
@@ -106,3 +106,27 @@ def test_a_map_pooled_behind_its_activation_is_refused(tap: str, tmp_path: Path)
     what = f"^student.taps: {tap} is no output of an activation module, but has no negative values either; tap the"
     with pytest.raises(ConfigError, match=what):
         preactivation(exp, exp.student, 0)
+
+
+BLOCKS = {
+    "resnet20": [f"layer{stage}.{number}" for stage in (1, 2, 3) for number in (0, 1, 2)],
+    "wrn_16_2": [f"block{stage}.layer.{number}" for stage in (1, 2, 3) for number in (0, 1)],
+    "vgg8": ["relu1", "relu2", "relu3", "relu4"],
+    "mobilenetv2": [
+        f"blocks.{stage}.{number}" for stage, count in ((1, 2), (2, 3), (4, 3), (6, 1)) for number in range(count)
+    ],
+}
+
+
+@pytest.mark.parametrize("net", BLOCKS)
+def test_the_blocks_of_a_net_are_those_of_its_stages(net: str, tmp_path: Path) -> None:
+    exp = with_student(tmp_path, f"student={net}")
+    numbers = blocks(exp.student)
+    outputs = exp.student.eval()(IMAGES)
+    modules = [exp.student.model.get_submodule(name) for name in BLOCKS[net]]
+    calls: list[torch.Tensor] = []
+    for module in modules:
+        module.register_forward_hook(lambda module, args, output: calls.append(output))
+    exp.student(IMAGES)
+    assert len(calls) == len(numbers)
+    assert all(torch.equal(outputs.features[number], call) for number, call in zip(numbers, calls, strict=True))
