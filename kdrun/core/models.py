@@ -94,8 +94,13 @@ class Trained:
 
     @property
     def taps(self) -> list[str]:
-        """The taps whose outputs it returns."""
+        """The model's own taps."""
         return self.tapped.taps
+
+    @property
+    def all_taps(self) -> list[str]:
+        """Its own taps and those that a method has added: one for each feature that it returns."""
+        return self.tapped.all_taps
 
     @property
     def tapped(self) -> Tapped:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdrun.core.experiment import Experiment
 from kdrun.errors import ConfigError
-from kdrun.methods.arguments import Temperature, Weight
-from kdrun.methods.base import Batch, Method, Outputs, Terms
+from kdrun.methods.arguments import Epochs, Temperature, Weight
+from kdrun.methods.base import NO_OUTPUTS, Batch, Method, Outputs, Stage, Stages, Step, Terms, Update
 from kdrun.methods.kd import soft_loss
+from kdrun.train.stage import STUDENT
 
 
 class FeatureMethod(Method):
@@ -45,6 +48,39 @@ class FeatureMethod(Method):
             distance = soft_loss(student.logits, teacher.logits, self.temperature)
             terms["kd"] = self.kd_weight * self.temperature**2 * distance
         return terms
+
+
+class InitMethod(FeatureMethod):
+    """First the method's own terms alone, which initialize the student; then those of labels and soft targets.
+
+    The stages are called init and distill. The first has no scores and keeps its last epoch. Both are trained by the
+    run's recipe; learned parts are discarded after the first.
+    """
+
+    init_epochs: Epochs = 30
+    """Epochs of the first stage."""
+
+    def stages(self, exp: Experiment) -> Stages:
+        self.begin(exp)
+        yield self.init_stage(exp)
+        yield self.distill(exp)
+
+    def init_stage(self, exp: Experiment) -> Stage:
+        """Returns the stage that trains the student and the method's parts by the method's own terms."""
+
+        def loss(step: Step) -> Terms:
+            return self.hints(step(exp.student), step(exp.teacher), step.batch)
+
+        update = Update([*exp.student.parameters(), *self.parameters()], loss)
+        players = {STUDENT: exp.student, "method": self}
+        return exp.stage("init", [update], players, epochs=self.init_epochs, deployed=None)
+
+    def loss_of(self, exp: Experiment) -> Callable[[Step], Terms]:
+        def loss(step: Step) -> Terms:
+            teacher = step(exp.teacher) if self.kd_weight else NO_OUTPUTS
+            return self.usual(step(exp.student), teacher, step.batch)
+
+        return loss
 
 
 def maps(shapes: list[torch.Size], role: str) -> list[int]:
@@ -94,6 +130,6 @@ def conv_bn(inputs: int, outputs: int, kernel: int = 1) -> list[nn.Module]:
 
 
 __all__ = [
-    "Batch", "FeatureMethod", "Outputs", "Tensor", "Terms", "conv_bn", "last_maps", "map_pairs", "maps", "pooled_to",
-    "same_size",
+    "Batch", "FeatureMethod", "InitMethod", "Outputs", "Tensor", "Terms", "conv_bn", "last_maps", "map_pairs", "maps",
+    "pooled_to", "same_size",
 ]  # fmt: skip

@@ -41,7 +41,7 @@ class Tapped(nn.Module):
         super().__init__()
         self.model = model
         self.taps = list(taps)
-        self._all: list[str] = []  # ``taps``, then those added
+        self.all_taps: list[str] = []  # ``taps``, then those added: one per feature
         self._captured: dict[int, tuple[Tensor, int]] = {}  # output of each tap, and its version at capture
         self._last: int | None = None
         self._compiled: tuple[int, Any] | None = None
@@ -51,11 +51,11 @@ class Tapped(nn.Module):
 
     def add(self, tap: str) -> int:
         """Returns the number of ``tap`` among the features; adds it behind the others if the model has no such tap."""
-        if tap not in self._all:
+        if tap not in self.all_taps:
             self._hook(tap)
             if self._compiled:
                 torch.compiler.reset()  # a graph compiled before does not run the new hook
-        return self._all.index(tap)
+        return self.all_taps.index(tap)
 
     def _hook(self, tap: str) -> None:
         modules, name = dict(self.model.named_modules()), tap.removesuffix(INPUT)
@@ -63,12 +63,12 @@ class Tapped(nn.Module):
             names = [each for each in modules if each]
             near = [each for each in names if len(names) < 20 or each.count(".") <= name.count(".")]
             raise AttributeError(f"no submodule {name!r} (has: {', '.join(near)})")
-        number = len(self._all)
+        number = len(self.all_taps)
         if tap.endswith(INPUT):
             modules[name].register_forward_pre_hook(partial(self._capture_input, number))
         else:
             modules[name].register_forward_hook(partial(self._capture, number))
-        self._all.append(tap)
+        self.all_taps.append(tap)
 
     def _capture_input(self, number: int, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         overwrites = getattr(module, "inplace", False)
@@ -96,17 +96,17 @@ class Tapped(nn.Module):
         if self._compiled and len(images) == self._compiled[0]:
             # clones, because a replayed graph overwrites its previous outputs
             logits = self._compiled[1](images).clone()
-            features = [self._captured[number][0].clone() for number in range(len(self._all))]
+            features = [self._captured[number][0].clone() for number in range(len(self.all_taps))]
         else:
             logits = self.model(images)
-            features = [self._intact(number) for number in range(len(self._all))]
+            features = [self._intact(number) for number in range(len(self.all_taps))]
         self._captured.clear()  # a stored feature would keep its whole graph in memory
         return Outputs(logits, features)
 
     def _intact(self, number: int) -> Tensor:
         feature, version = self._captured[number]
         if feature._version != version:
-            what = f"{self._all[number]!r} is overwritten by a module behind it that works in place"
+            what = f"{self.all_taps[number]!r} is overwritten by a module behind it that works in place"
             raise ConfigError("taps", f"{what}; tap that one, or the block around both")
         return feature
 
