@@ -51,9 +51,8 @@ def case(method: str, name: str | int = 0) -> Case:
 
 
 def tensor(value: Any) -> Tensor:
-    if all(isinstance(each, int) for each in value):
-        return torch.tensor(value)
-    return torch.tensor(value, dtype=torch.float64).requires_grad_()
+    read = torch.tensor(value)
+    return read.double().requires_grad_() if read.is_floating_point() else read
 
 
 def outputs(*features: Tensor, logits: Tensor | None = None) -> Outputs:
