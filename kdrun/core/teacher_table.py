@@ -66,7 +66,7 @@ class Tables:
     notice: Callable[[str], None]
     setting: str = "auto"
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype("float32"))
-    opened: dict[int, tuple[Trained, TeacherTable | str]] = field(default_factory=dict)
+    opened: dict[tuple[int, ...], tuple[Trained, TeacherTable | str]] = field(default_factory=dict)
 
     @property
     def is_rounded(self) -> bool:
@@ -77,12 +77,13 @@ class Tables:
         """Returns the outputs of the frozen ``model`` for ``batch``, from its table where it has one."""
         if batch.source is None or data.rehearsed or self.setting == "off":
             return model(batch.images)
-        if id(model) not in self.opened:
+        which = id(model), len(model.all_taps)  # a method may add taps between two stages
+        if which not in self.opened:
             table = self._open(model, batch, data, runtime)
             if isinstance(table, str):
                 self.notice(f"teacher table: off, {table}; {model.name} is run on every batch")
-            self.opened[id(model)] = model, table
-        table = self.opened[id(model)][1]
+            self.opened[which] = model, table
+        table = self.opened[which][1]
         return model(batch.images) if isinstance(table, str) else table(batch)
 
     def _open(self, model: Trained, batch: Batch, data: Data, runtime: Runtime) -> TeacherTable | str:
@@ -142,7 +143,7 @@ def describe(model: Trained, code: list[str], data: Data, runtime: Runtime) -> d
     return {
         "weights": weights.digest(model.model.state_dict(), repr(model.model)),
         "code": code,
-        "taps": model.taps,
+        "taps": model.all_taps,
         "precision": runtime.precision,
         "environment": {**runtime.environment(), "compile": runtime.compile},
         "data": data.digest,
