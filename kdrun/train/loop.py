@@ -198,10 +198,8 @@ class Training:
             optimizers.append(make(list(update.params)))
             for group in optimizers[-1].param_groups:
                 group.setdefault("initial_lr", group["lr"])
-        buffers = {name: tensor for name, tensor in stage.modules.named_buffers() if tensor.is_floating_point()}
-        flags = [torch.isfinite(tensor).all().to(runtime.device) for tensor in buffers.values()]
-        are_finite = torch.stack(flags).tolist() if flags else []
-        infinite = frozenset(name for name, is_finite in zip(buffers, are_finite, strict=True) if not is_finite)
+        buffers = ((name, tensor) for name, tensor in stage.modules.named_buffers() if tensor.is_floating_point())
+        infinite = frozenset(name for name, tensor in buffers if not bool(torch.isfinite(tensor).all()))
         return cls(stage, recipe, runtime, optimizers, infinite)
 
     def state(self) -> State:
