@@ -158,8 +158,7 @@ def close_epoch(training: Training, journal: Journal, clock: Clock) -> None:
 COSTS = ("train_seconds", "train_cpu_seconds", "teacher_images", "teacher_images_run")
 """The costs of a training: wall-clock seconds, CPU seconds of this process, and teacher images.
 
-Teacher images count the images that the outputs of frozen models were asked for: they depend on the method alone. Those
-that frozen models were run on depend on what a teacher table knew before.
+Teacher images are those that a method asked frozen models about, ``_run`` those that no teacher table knew before.
 """
 
 STATE = ("epoch", "step", "totals", "counts", *COSTS, "scores", "best")
