@@ -230,12 +230,12 @@ class Experiment:
         exp = replace(exp, student=exp.compiled(net))
         record = Record(folder, f"{model['name']} by {method['name']}", self.listen)
         try:
-            record.text("model", str(model))
             scores, deployed = exp.follow(
                 exp.method(method), journals(record, self.key_fields(model, method, teacher, plan))
             )
             self.check_link(deployed, exp.student, method["name"])
             record.check_place()
+            record.text("model", str(model))  # not before: TensorBoard's import would delay the first step
             weights.write(folder / "model.safetensors", exp.student.model)
             return {"files": record.digests(), "scores": scores, "environment": self.runtime.environment()}
         finally:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,32 @@ def test_the_calibration_error_is_the_gap_in_fifteen_bins(sharp: float) -> None:
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
     assert calibration_error(logits, targets) == pytest.approx(expected, abs=1e-5)
+
+
+def certain() -> tuple[Tensor, Tensor]:
+    """A thousand guesses of ten classes, a third of them sure to the last bit, and some of those wrong."""
+    logits = 25 * torch.randn(1000, 10, generator=torch.Generator().manual_seed(3))
+    first, second = logits.topk(2).indices.T
+    return logits, first.where((logits.softmax(1).amax(1) < 1) | (torch.arange(1000) % 3 > 0), second)
+
+
+def test_certainty_has_a_bin_of_its_own() -> None:
+    logits, targets = certain()
+    confidence = logits.softmax(1).amax(1).numpy()
+    right = (logits.argmax(1) == targets).numpy()
+    edges = [*(np.arange(15, dtype=np.float32) / np.float32(15)), 1.0, 2.0]
+    expected = 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = (confidence >= low) & (confidence < high)
+        if inside.any():
+            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].astype(float).mean())
+    assert 100 < (confidence == 1).sum() < 900
+    assert calibration_error(logits, targets) == pytest.approx(expected, abs=1e-7)
+
+
+def test_the_calibration_error_is_that_of_torchmetrics() -> None:
+    # multiclass_calibration_error(logits.softmax(1), targets, num_classes=10, n_bins=15) of torchmetrics 1.9.0
+    assert calibration_error(*certain()) == pytest.approx(0.1545278, abs=1e-6)
 
 
 def test_a_model_always_certain_and_right_is_calibrated() -> None:
