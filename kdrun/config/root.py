@@ -73,6 +73,7 @@ class Root:
     name: Name | None = None
     trust: list[str] = field(default_factory=list)
     baseline: bool = True
+    figures: Literal["auto", True, False] = "auto"
     fast_dev_run: bool = False
     dry_run: bool = False
 
