@@ -30,13 +30,13 @@ from kdrun.library.describe import (
     check_shape,
     class_name,
     described,
-    digest,
     fields_of,
     pieces,
 )
 from kdrun.methods.base import AnyMethod
 from kdrun.report.display import Display
 from kdrun.run.run import conclude, network
+from kdrun.store import weights
 from kdrun.store.checkpoint import journals
 from kdrun.store.format import RECORD_FORMAT
 from kdrun.store.model_store import ModelStore
@@ -192,7 +192,7 @@ def frozen(exp: Experiment, teacher: nn.Module) -> Trained:
     """Returns ``teacher`` frozen, as the trained model that methods use."""
     model = freeze((teacher if isinstance(teacher, Renormalized) else tapped(teacher)).to(exp.runtime.device))
     check_shape(exp, model, "teacher")
-    return Trained(model, class_name(model), digest(model.state_dict(), repr(model)), exp.scores(model))
+    return Trained(model, class_name(model), weights.digest(model.state_dict(), repr(model)), exp.scores(model))
 
 
 def reads_of(method: AnyMethod) -> frozenset[str]:

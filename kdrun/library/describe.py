@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdrun.core.experiment import Experiment
 from kdrun.errors import ConfigError
 from kdrun.methods.base import AnyMethod
+from kdrun.store import weights
 from kdrun.train.taps import Renormalized, Tapped
 
 
@@ -69,7 +69,7 @@ def fields_of(exp: Experiment, method: AnyMethod) -> dict[str, Any]:
     """Returns everything that the result of ``exp`` depends on, except the initial weights of the student."""
     student = exp.student
     shapes = {name: tuple(value.shape) for name, value in student.state_dict().items()}
-    node = {"digest": digest({}, repr((student, student.taps, shapes)))}
+    node = {"digest": weights.digest({}, repr((student, student.taps, shapes)))}
     fields = exp.key_fields(node, described(method), exp.teachers[0] if exp.teachers else None, exp.plan)
     return dict(json.loads(json.dumps(fields)))  # tuples become lists, as they will be in run.json
 
@@ -91,15 +91,6 @@ def is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
-
-
-def digest(state: dict[str, Tensor], text: str) -> str:
-    """Returns the sha256 of ``text`` and of all bytes of ``state``, in hex."""
-    hashed = hashlib.sha256(text.encode())
-    for name, tensor in state.items():
-        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return hashed.hexdigest()
 
 
 def class_name(model: Tapped | Renormalized) -> str:

@@ -142,19 +142,35 @@ def calibration_error(logits: Tensor, targets: Tensor) -> float:
     return (torch.bincount(torch.bucketize(confidence, edges, right=True), gaps).abs().sum() / len(gaps)).item()
 
 
-def agreement(logits: Tensor, teacher: Tensor) -> float:
-    """Returns the part of the samples, in [0, 1], for which model and teacher predict the same class."""
-    return (logits.argmax(1) == teacher.argmax(1)).float().mean().item()
+def agreement(predicted: Tensor, teacher: Tensor) -> float:
+    """Returns the part of the samples, in [0, 1], for which model and teacher predict the same class.
+
+    Args:
+        predicted: (N,) the class that the model predicts, of each sample.
+        teacher: (N,) the class that the teacher predicts.
+    """
+    return (predicted == teacher).float().mean().item()
 
 
-def beside_teacher(logits: Tensor, teacher: Tensor, targets: Tensor) -> Scores:
-    """Returns top1 on the samples that the teacher classifies correctly, and on the rest; an empty set is left out."""
-    right, theirs = logits.argmax(1) == targets, teacher.argmax(1) == targets
+def beside_teacher(predicted: Tensor, teacher: Tensor, targets: Tensor) -> Scores:
+    """Returns top1 on the samples that the teacher classifies correctly, and on the rest; an empty set is left out.
+
+    Args:
+        predicted: (N,) the class that the model predicts, of each sample.
+        teacher: (N,) the class that the teacher predicts.
+        targets: (N,) the true class.
+    """
+    right, theirs = predicted == targets, teacher == targets
     parts = {"top1_teacher_right": right[theirs], "top1_teacher_wrong": right[~theirs]}
     return {name: part.float().mean().item() for name, part in parts.items() if len(part)}
 
 
-def confusion(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns the confusion matrix (classes, classes) int64: rows are true classes, columns predicted ones."""
-    classes = logits.shape[1]
-    return torch.bincount(targets * classes + logits.argmax(1), minlength=classes**2).view(classes, classes)
+def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """Returns the confusion matrix (classes, classes) int64: rows are true classes, columns predicted ones.
+
+    Args:
+        predicted: (N,) the class that the model predicts, of each sample.
+        targets: (N,) the true class.
+        classes: the number of classes.
+    """
+    return torch.bincount(targets * classes + predicted, minlength=classes**2).view(classes, classes)
