@@ -23,7 +23,8 @@ def circumstances(exp: Experiment, split: str) -> dict[str, Any]:
         "images": images.size,
         "normalization": [source.mean, source.std],
         "batch_size": exp.evaluation_batch,
-        "environment": {**exp.runtime.environment(), "compile": exp.runtime.compile},
+        "compile": exp.runtime.compile,
+        "environment": exp.runtime.environment(),
     }
 
 
