@@ -65,7 +65,7 @@ class Root:
     epochs: Annotated[int, "[1, 100000]"] = 20
     batch_size: Annotated[int, "[1, 1000000]"] = 64
     device: Device = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
     compile: bool = False
     threads: Annotated[int, "[1, 1024]"] = 1
     resume: FilePath | None = None

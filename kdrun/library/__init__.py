@@ -120,7 +120,8 @@ def distill(
     if not isinstance(method, AnyMethod):
         raise ConfigError("method", f"{method!r} is no method; use one such as KD()")
     recipe = {"epochs": epochs, "batch_size": batch_size}
-    check_settings({**recipe, "seed": seed, "device": device, "precision": precision})
+    check_settings({**recipe, "seed": seed, "device": device})
+    check_value(precision, Literal["fp32", "bf16"], "precision")
     node = {**recipe, "optimizer": described(optimizer), "schedule": described(schedule)}
     plan = ObjectPlan(node, seed, subset=True, objects=Recipe(epochs, batch_size, optimizer, schedule))
     source = data if isinstance(data, Source) else Tensors(*data)

@@ -61,8 +61,10 @@ def run(config: Config, folder: Path, overrides: list[str], *, brief: bool = Fal
     Raises:
         KdrunError: any of its kinds. If training has begun, the folder records it, with a traceback in error.txt.
     """
-    config = settled(config, in_sweep=brief)
+    given, config = config, settled(config, in_sweep=brief)
     with Display() as display, Interrupt() as interrupt:
+        if given["precision"] == "auto":
+            display.notice(f"precision=auto is {config['precision']} for these models on this machine")
         try:
             summary = execute(config, folder, overrides, display, interrupt, resumes)
             interrupt.check("the end")  # a sweep must not go on with its next job

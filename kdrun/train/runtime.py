@@ -169,6 +169,12 @@ def pick(name: str) -> torch.device:
     return device
 
 
+def has_bf16() -> bool:
+    """Returns whether this CPU multiplies in bf16; one that does not is slower in it. False if torch cannot tell."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 has none
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """The numbers of two parameters of glibc's ``mallopt``."""
 
