@@ -61,9 +61,9 @@ def run(config: Config, folder: Path, overrides: list[str], *, brief: bool = Fal
     Raises:
         KdrunError: any of its kinds. If training has begun, the folder records it, with a traceback in error.txt.
     """
-    given, config = config, settled(config, in_sweep=brief)
+    configured, config = config, settled(config, in_sweep=brief)
     with Display() as display, Interrupt() as interrupt:
-        if given["precision"] == "auto":
+        if configured["precision"] == "auto":
             display.notice(f"precision=auto is {config['precision']} for these models on this machine")
         try:
             summary = execute(config, folder, overrides, display, interrupt, resumes)

@@ -108,9 +108,9 @@ def test_keys_and_record_have_the_precision_that_was_taken(
 ) -> None:
     monkeypatch.setattr("kdrun.run.settings.faster", lambda config: "bf16")
     keys = []
-    for name, given in (("auto", "auto"), ("bf16", "bf16"), ("fp32", "fp32")):
+    for name, word in (("auto", "auto"), ("bf16", "bf16"), ("fp32", "fp32")):
         folder = tmp_path / name
-        words = ("method=scratch", "teacher=none", f"precision={given}", "figures=false")
+        words = ("method=scratch", "teacher=none", f"precision={word}", "figures=false")
         summary = run(config(tmp_path, *words), folder, [])
         keys.append(summary["models"]["baseline"]["key"])
         assert read_run_config(folder)["precision"] == ("fp32" if name == "fp32" else "bf16")
