@@ -121,7 +121,8 @@ def distill(
     if not isinstance(method, AnyMethod):
         raise ConfigError("method", f"{method!r} is no method; use one such as KD()")
     recipe = {"epochs": epochs, "batch_size": batch_size}
-    check_settings({**recipe, "seed": seed, "device": device, "precision": precision})
+    check_settings({**recipe, "seed": seed, "device": device})
+    check_value(precision, Literal["fp32", "bf16"], "precision")
     node = {**recipe, "optimizer": described(optimizer), "schedule": described(schedule)}
     plan = ObjectPlan(node, seed, subset=True, objects=Recipe(epochs, batch_size, optimizer, schedule))
     source = data if isinstance(data, Source) else Tensors(*data)
@@ -148,7 +149,8 @@ def distill(
             notice=display.notice if display else discard,
         )
         check_fit(exp, method, teacher)
-        return train_student(exp.taught_by(frozen(exp, teacher)) if teacher else exp, method, place)
+        exp = exp.taught_by(frozen(exp, teacher)) if teacher else exp
+        return train_student(exp, method, place, figures=folder is not None)
 
 
 @dataclass(frozen=True)
@@ -161,10 +163,10 @@ class ObjectPlan(Plan):
         return replace(self.objects, epochs=self.node["epochs"], batch_size=self.node["batch_size"])
 
 
-def train_student(exp: Experiment, method: AnyMethod, folder: Path) -> Distilled:
-    """Rehearses, trains and tests the student of ``exp``; the record is in ``folder``."""
+def train_student(exp: Experiment, method: AnyMethod, folder: Path, *, figures: bool) -> Distilled:
+    """Rehearses, trains and tests the student of ``exp``; the record is in ``folder``, with ``figures`` if wanted."""
     Rehearsal.of(exp).follow_dry(deepcopy(method))
-    config, key = pieces(exp, method), fields_of(exp, method)
+    config, key = {**pieces(exp, method), "figures": figures}, fields_of(exp, method)
     record = Record(folder, f"{config['student']['name']} by {config['method']['name']}", exp.listen)
     try:
         refuse_other_fields(folder, key)
