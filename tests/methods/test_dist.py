@@ -12,9 +12,9 @@ from kdrun.methods.dist import DIST
 
 @pytest.mark.parametrize("case", cases("dist"))
 def test_the_loss_and_its_gradient_are_the_published_ones(case: dict[str, Any]) -> None:
-    given = case["arguments"]
+    values = case["arguments"]
     method = DIST(
-        inter_weight=float(given["beta"]), intra_weight=float(given["gamma"]), temperature=float(given["tau"])
+        inter_weight=float(values["beta"]), intra_weight=float(values["gamma"]), temperature=float(values["tau"])
     )
     check(soft_of(method), case)
 

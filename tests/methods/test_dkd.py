@@ -17,8 +17,8 @@ def dkd(alpha: float, beta: float, temperature: float, **more: Any) -> DKD:
 
 @pytest.mark.parametrize("case", cases("dkd"))
 def test_the_loss_and_its_gradient_are_the_published_ones(case: dict[str, Any]) -> None:
-    given = case["arguments"]
-    check(soft_of(dkd(given["alpha"], given["beta"], float(given["T"]))), case)
+    values = case["arguments"]
+    check(soft_of(dkd(values["alpha"], values["beta"], float(values["T"]))), case)
 
 
 def test_kd_is_both_parts_the_second_by_the_teachers_doubt() -> None:
