@@ -201,7 +201,7 @@ class Options:
 
     def model(self, name: str, where: str) -> dict[str, Any]:
         """Returns the model of that name as a plain node."""
-        self._check_option("model", name, where)
+        self.check_option("model", name, where)
         content = self._load(f"model/{name}", ())
         check_expansion(OmegaConf.to_container(content, resolve=False))
         loaded = OmegaConf.to_container(content.model, resolve=True)
@@ -216,9 +216,14 @@ class Options:
             raise ConfigError(where, "several values need -m")
         if isinstance(value, list):
             raise ConfigError(where, "takes one option, not a list")
-        self._check_option(group, value, where)
+        self.check_option(group, value, where)
 
-    def _check_option(self, group: str, name: Any, where: str) -> None:
+    def check_option(self, group: str, name: Any, where: str) -> None:
+        """Refuses a ``name`` that is no option of ``group``.
+
+        Raises:
+            ConfigError: naming ``where``.
+        """
         if not self._is_option(group, name):
             names = self.names(group)
             meant = did_you_mean("none" if name is None else str(name), names)
