@@ -26,7 +26,7 @@ from kdrun.config.places import CONF, searching
 from kdrun.config.quoting import PATHS, quote, takes_text
 from kdrun.config.root import GROUPS
 from kdrun.config.sources import BASE, Conf
-from kdrun.config.suggest import did_you_mean
+from kdrun.config.suggest import FIELD, did_you_mean
 from kdrun.config.tree import has
 from kdrun.config.values import CONTROL, show
 from kdrun.errors import ConfigError
@@ -226,7 +226,7 @@ class Options:
         """
         if not self._is_option(group, name):
             names = self.names(group)
-            meant = did_you_mean("none" if name is None else str(name), names)
+            meant = did_you_mean("none" if name is None else str(name), names) if not is_another(group, name) else ""
             many = f"kdrun ls {group if group in GROUPS else 'student'} lists all {len(names)}"
             have = f"have: {', '.join(names)}" if len(names) <= 12 else many
             raise ConfigError(where, f"no option {show(name)} ({have}){meant}")
@@ -257,6 +257,11 @@ class Options:
             text = re.sub(r"\w+ raised while composing config: | object_type=\w+", "", text)  # names of Python classes
             keys = [line.partition("=")[0].lstrip("+") for line in lines]
             raise ConfigError(next((key for key in keys if key in text), "config"), text) from fault
+
+
+def is_another(group: str, name: Any) -> bool:
+    """Whether ``name``, no option of ``group``, is what papers call another method: it is no slip for one of them."""
+    return group == "method" and isinstance(name, str) and name in FIELD
 
 
 def check_text(key: str, word: str) -> None:
