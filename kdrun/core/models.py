@@ -90,15 +90,21 @@ class Trained:
     @property
     def image_count(self) -> int:
         """How many images the model has been run on so far, wholly or up to a tap."""
-        return self._tapped.image_count
+        return self.tapped.image_count
 
     @property
     def taps(self) -> list[str]:
-        """The taps whose outputs it returns."""
-        return self._tapped.taps
+        """The model's own taps."""
+        return self.tapped.taps
 
     @property
-    def _tapped(self) -> Tapped:
+    def all_taps(self) -> list[str]:
+        """Its own taps and those that a method has added: one for each feature that it returns."""
+        return self.tapped.all_taps
+
+    @property
+    def tapped(self) -> Tapped:
+        """The model without its renormalization."""
         return self.model if isinstance(self.model, Tapped) else self.model.model
 
 
@@ -204,7 +210,7 @@ def untrained_key(node: Node, seed: int) -> str:
 
 
 def shapes(net: Tapped | Renormalized, source: Source, device: torch.device) -> list[torch.Size]:
-    """Returns the shapes (1, ...) of the tapped features, found by tracing."""
+    """Returns the shapes (1, ...) of the features of the model's own taps, found by tracing."""
     tapped, was = net if isinstance(net, Tapped) else net.model, net.training
     if not tapped.taps:
         return []
@@ -212,4 +218,4 @@ def shapes(net: Tapped | Renormalized, source: Source, device: torch.device) -> 
         images = torch.zeros(1, source.channels, source.size, source.size, device=device)
         features = net.eval()(images).features
     net.train(was)
-    return [feature.shape for feature in features]
+    return [feature.shape for feature in features[: len(tapped.taps)]]
