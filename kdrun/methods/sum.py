@@ -65,7 +65,7 @@ class Sum(Method):
             check_stage(stage, self.label(number), f"method.parts[{number}]")
         updates = [stage.updates[0] for stage in stages]
         params = dict.fromkeys(parameter for update in updates for parameter in update.params)
-        whole.updates = [Update(params, self.loss_over(updates), after_step=after_each(updates))]
+        whole.updates = [Update(params, self.loss_over(updates), after_step=self.after_step)]
         return whole
 
     def loss_over(self, updates: list[Update]) -> Callable[[Step], Terms]:
@@ -81,22 +81,19 @@ class Sum(Method):
 
         return loss
 
+    def after_step(self) -> None:
+        for part in self.methods():
+            part.after_step()
+
+    def memory(self) -> nn.Module | None:
+        memories = {str(number): memory for number, part in enumerate(self.methods()) if (memory := part.memory())}
+        return nn.ModuleDict(memories) if memories else None
+
     def metrics(self, exp: Experiment) -> Scores:
         scores: Scores = {}
         for number, part in enumerate(self.methods()):
             scores |= {f"{self.label(number)}_{name}": value for name, value in part.metrics(exp).items()}
         return scores
-
-
-def after_each(updates: list[Update]) -> Callable[[], None] | None:
-    """Returns a function that does what follows a step of each of ``updates``; None if nothing does."""
-    hooks = [update.after_step for update in updates if update.after_step]
-
-    def run() -> None:
-        for hook in hooks:
-            hook()
-
-    return run if hooks else None
 
 
 def check_part(part: AnyMethod, label: str, where: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdrun.errors import ConfigError
 from kdrun.methods.arguments import MethodNode
@@ -40,6 +40,12 @@ class Wrapper(HardAndSoft):
 
     def hard(self, student: Tensor, teacher: Tensor, batch: Batch) -> Terms:
         return self.inner.hard(student, teacher, batch)
+
+    def after_step(self) -> None:
+        self.inner.after_step()
+
+    def memory(self) -> nn.Module | None:
+        return self.inner.memory()
 
     def metrics(self, exp: Experiment) -> Scores:
         return self.inner.metrics(exp)

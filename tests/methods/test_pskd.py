@@ -42,12 +42,12 @@ def staged(out: Path, *words: str) -> tuple[Any, Any, Any]:
 
 
 def test_each_image_learns_from_what_was_said_of_it_before(tmp_path: Path) -> None:
-    exp, _, stage = staged(tmp_path, "epochs=4")
+    exp, method, stage = staged(tmp_path, "epochs=4")
     predictions = {}
     for batch in stage.stream.epoch(1):
         step = Step(batch, stage)
         stage.updates[0].loss(step)
-        stage.updates[0].after_step()
+        method.after_step()
         probabilities = step(exp.student).logits.detach().softmax(1)
         predictions |= dict(zip(batch.index.tolist(), probabilities, strict=True))
     batch = next(stage.stream.epoch(2))

@@ -100,21 +100,23 @@ def test_parts_and_weights_that_do_not_fit_are_refused(word: str, tmp_path: Path
 
 
 class Counted(Method):
-    """Has a hook after each step, and a learned part of its own."""
+    """Has a memory that counts the steps, and a learned part of its own."""
 
     reads: ClassVar = frozenset({"logits", "features"})
 
     def connect(self, student: list[torch.Size], teacher: list[torch.Size]) -> None:
         self.scale = nn.Parameter(torch.ones(()))
-        self.register_buffer("steps", torch.zeros(()))
+        self.remembered = (nn.Module(),)
+        self.remembered[0].register_buffer("steps", torch.zeros(()))
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> Terms:
         return {"ce": nn.functional.cross_entropy(self.scale * student.logits, batch.targets)}
 
-    def distill(self, exp: Any, name: str = "distill", **changes: Any) -> Stage:
-        stage = super().distill(exp, name, **changes)
-        stage.updates[0].after_step = lambda: self.steps.add_(1)  # type: ignore[operator, union-attr]
-        return stage
+    def memory(self) -> nn.Module:
+        return self.remembered[0]
+
+    def after_step(self) -> None:
+        self.remembered[0].steps += 1  # type: ignore[operator]
 
 
 class Twofold(Counted):
@@ -124,13 +126,14 @@ class Twofold(Counted):
         return stage
 
 
-def test_a_parts_own_weights_and_hooks_are_in_the_one_update(tmp_path: Path) -> None:
+def test_weights_hooks_and_memories_of_parts_are_in_one_update(tmp_path: Path) -> None:
     exp, memory = experiment(tmp_path, "method=kd"), Memory()
     method = Sum([COMPOSER.compose(["method=kd"])["method"], {"_target_": f"{__name__}.Counted", "name": "counted"}])
     object.__setattr__(exp, "builder", Builder([__name__]))
     exp.follow(method, memory.journal)
     counted: Any = method.inner[1]
-    assert counted.steps == memory.ticks
+    assert counted.remembered[0].steps == memory.ticks > 0
+    assert memory.saves[-1]["memory"]["1.steps"] == memory.ticks
     assert counted.scale != 1
     assert "method.inner.1.scale" in dict(memory.stages[0].modules.named_parameters())
 
