@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from kdrun.config.nodes import Node
 from kdrun.errors import ConfigError
 from kdrun.methods.arguments import MethodNode
 from kdrun.methods.base import Batch, HardAndSoft, Scores, Terms
@@ -28,12 +29,8 @@ class Wrapper(HardAndSoft):
     inner: HardAndSoft = field(init=False)
 
     def setup(self, exp: Experiment) -> None:
-        inner = exp.method(self.base)
-        if not isinstance(inner, HardAndSoft):
-            what = f"{self.base.get('name', self.base['_target_'])} has no soft part apart from its cross-entropy"
-            raise ConfigError("method.base", f"{what}; choose a method of logits, such as kd or dkd")
-        self.inner = inner
-        inner.setup(exp)
+        self.inner = with_soft_part(exp, self.base)
+        self.inner.setup(exp)
 
     def connect(self, student: list[torch.Size], teacher: list[torch.Size]) -> None:
         self.inner.connect(student, teacher)
@@ -49,3 +46,16 @@ class Wrapper(HardAndSoft):
 
     def metrics(self, exp: Experiment) -> Scores:
         return self.inner.metrics(exp)
+
+
+def with_soft_part(exp: Experiment, base: Node) -> HardAndSoft:
+    """Returns the method of the node ``base``, not yet set up.
+
+    Raises:
+        ConfigError: if its loss has no soft part.
+    """
+    method = exp.method(base)
+    if not isinstance(method, HardAndSoft):
+        what = f"{base.get('name', base['_target_'])} has no soft part apart from its cross-entropy"
+        raise ConfigError("method.base", f"{what}; choose a method of logits, such as kd or dkd")
+    return method
