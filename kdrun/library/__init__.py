@@ -15,11 +15,11 @@ from typing import Any, Literal, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from kdrun.config.build import Builder, is_node
+from kdrun.config.build import Builder
 from kdrun.config.root import Root
 from kdrun.config.values import check_value
 from kdrun.core.experiment import Experiment
-from kdrun.core.models import Plan, Trained, reads
+from kdrun.core.models import Plan, Trained, nodes_in, reads
 from kdrun.core.rehearsal import Rehearsal
 from kdrun.core.teacher_table import Tables
 from kdrun.data.source import Source
@@ -200,7 +200,7 @@ def frozen(exp: Experiment, teacher: nn.Module) -> Trained:
 
 def reads_of(method: AnyMethod) -> frozenset[str]:
     """Returns what ``method`` reads of models, including what the methods nested in it read."""
-    return method.reads.union(*(reads(Builder(), value) for value in vars(method).values() if is_node(value)))
+    return method.reads.union(*(reads(Builder(), node) for node in nodes_in(vars(method).values())))
 
 
 def tapped(model: nn.Module) -> Tapped:
