@@ -80,6 +80,7 @@ def artefacts(battery: Battery) -> list[Artefact]:
         Artefact("stages of a finished run, resume", "whole", "o/run/stages/*.pt", RESUME, 24, 8),
         Artefact("model.safetensors of the store", "whole", "o/models/mlp_32*/model.safetensors", ["train", *OTHER]),
         Artefact("manifest.json of the store", "whole", "o/models/mlp_32*/manifest.json", ["train", *OTHER]),
+        Artefact("scores of the store", "whole", "o/models/scores/mlp_32*.json", ["train", *OTHER]),
         Artefact(
             "student.safetensors as checkpoint",
             "whole",

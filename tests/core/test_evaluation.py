@@ -15,6 +15,7 @@ from torch import nn
 from kdrun.core.experiment import Experiment
 from kdrun.run.run import run
 from kdrun.store import files, weights
+from kdrun.store.evaluations import MEASURES
 from kdrun.train.runtime import Runtime
 
 WORDS = ("teacher=mlp_32", "method=kd", "figures=false")
@@ -135,6 +136,12 @@ def test_the_arguments_of_its_net_are_part_of_a_checkpoints_key(out: Path, ran: 
     words = ("teacher=mlp_16", "baseline=false", f"teacher.checkpoint={out / 'first'}")
     keys = {train(out, name, *words, f"teacher.dropout={name}")["teacher"]["key"] for name in ("0.0", "0.5")}
     assert (len(keys), len(ran)) == (2, 4)
+
+
+def test_what_is_measured_has_a_version(store: Path) -> None:
+    # where this fails because a score is new or another, raise MEASURES: older files lack it
+    names = {name for path in store.glob("models/scores/*.json") for name in files.read_json(path)["scores"]}
+    assert (MEASURES, names) == (1, {"top1", "loss", "ece"})
 
 
 def test_translated_images_are_scored_once_too(tmp_path: Path, ran: list[tuple[str, str]]) -> None:
