@@ -144,4 +144,5 @@ def _check_call(kind: str, target: object, operand: object, where: str) -> None:
     called = "BUILD" if kind == "BUILD" else str(target)
     plain = operand == () if called == "collections.OrderedDict" else operand is not SHARED
     if not (plain or called.startswith("torch._utils.")) or not (called == "BUILD" or CALLS.fullmatch(called)):
-        raise InputError(where, f"refused: it calls {called.rpartition('.')[2]} in a way that weights do not need")
+        name = called.rpartition(".")[2] if isinstance(target, str) or kind == "BUILD" else "what it does not name"
+        raise InputError(where, f"refused: it calls {name} in a way that weights do not need")

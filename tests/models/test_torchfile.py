@@ -71,6 +71,12 @@ def test_a_pickle_that_asks_for_memory_is_refused(case: str, zipped: bool, tmp_p
     assert refusal(tmp_path / "t.pt").startswith("FILE: refused: it ")
 
 
+@pytest.mark.parametrize("pickled", [b"\x80\x02]q\x00h\x00)R.", b"\x80\x02N)R."], ids=["copied", "nothing"])
+def test_a_call_of_what_has_no_name_is_refused_in_words(pickled: bytes) -> None:
+    with pytest.raises(InputError, match=r"^FILE: refused: it calls what it does not name in a way that weights do not"):
+        torchfile.check(io.BytesIO(pickled), "FILE")
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_a_whole_training_checkpoint_is_read(zipped: bool, tmp_path: Path) -> None:
     model = net()
