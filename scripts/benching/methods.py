@@ -14,7 +14,7 @@ from kdrun.config.compose import Composer
 FEWER = {"zskd": ["method.count=640"], "zskd_asrun": ["method.count=640"]}
 """Words of methods that would make a data set of their own first."""
 
-STUDENTS = {"selfdistill": ["student=selfdistill4"]}
+STUDENTS = {"self_distill": ["student=selfdistill4"]}
 """Words for the methods of a module whose student has to be of a kind of its own."""
 
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -41,7 +41,7 @@ class Usage(NamedTuple):
     peak: float
 
 
-def begin(words: Sequence[str], cwd: Path, extra: Mapping[str, str] = {}) -> subprocess.Popen[bytes]:  # noqa: B006
+def begin(words: Sequence[str], cwd: Path, extra: Mapping[str, str] = {}) -> subprocess.Popen[bytes]:
     """Starts a process of one thread; what it says on stderr goes to a file beside its folder."""
     path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **extra}
@@ -63,7 +63,7 @@ def end(process: subprocess.Popen[bytes], cwd: Path, code: int = 0) -> Usage:
     return Usage(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit)
 
 
-def spend(words: Sequence[str], cwd: Path, code: int = 0, extra: Mapping[str, str] = {}) -> Usage:  # noqa: B006
+def spend(words: Sequence[str], cwd: Path, code: int = 0, extra: Mapping[str, str] = {}) -> Usage:
     """Runs a process to its end and returns what it took."""
     return end(begin(words, cwd, extra), cwd, code)
 
@@ -146,11 +146,19 @@ def swept(job: Job, words: list[str], jobs: int) -> Iterator[list[str]]:
     launchers = {"serial": [], "joblib": ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={AT_ONCE}"]}
     for name, launcher in launchers.items():
         row = [" ".join([what, *words]), name]
-        if name == "joblib" and not find_spec("hydra_plugins.hydra_joblib_launcher"):
+        if name == "joblib" and not has_joblib():
             yield [*row, "not installed", f"{theirs:.1f} s", ""]
             continue
         own = spend([*base, *launcher, f"out={name}-{job.pair.student}"], cwd).seconds
         yield [*row, f"{own:.1f} s", f"{theirs:.1f} s", f"{theirs / own:.2f}"]
+
+
+def has_joblib() -> bool:
+    """Returns whether the launcher that runs jobs in several processes is installed."""
+    try:
+        return bool(version("hydra-joblib-launcher"))
+    except PackageNotFoundError:
+        return False
 
 
 def at_once(commands: list[list[str]], cwd: Path) -> float:

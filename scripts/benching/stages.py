@@ -5,12 +5,12 @@ from __future__ import annotations
 import resource
 import time
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benching.loops import EPOCHS, RECIPE, begin, calibrate, training_of
 from benching.pairs import Pair
-from dataclasses import replace
 from kdrun.config.compose import Composer
 from kdrun.core.experiment import Experiment
 from kdrun.core.rehearsal import Rehearsal
