@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from benching import page
-from benching.methods import chosen, methods
+from benching.methods import classifying, methods
 from benching.page import table
 from benching.processes import memory, start_up, sweep
 from benching.throughput import HEAD, throughput
@@ -60,8 +60,7 @@ def gpu_section(rounds: int, quick: bool) -> Iterator[str]:
             yield "Not run: this machine has no GPU."
             return
         yield f"On one {name}, fp32."
-        names = [name for name, _ in chosen(["kd", "wskd"] if quick else None)]
-        for title, head, rows in gpu("tables", names):
+        for title, head, rows in gpu("tables", ["kd", "wskd"] if quick else classifying()):
             yield f"{title}:\n\n{table(head, rows)}"
 
 

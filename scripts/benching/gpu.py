@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benching.loops import Bare, Loop
+from benching.methods import words_of
 from benching.pairs import CIFAR100, RESNET20_8, Pair
 from benching.stages import LastStage
 from kdrun.train.loop import one_step
@@ -133,13 +134,14 @@ def synchronize() -> None:
 
 def waits(name: str, device: str = "cuda") -> str:
     """Returns the line of kdrun in which a step of a method waits for the device; empty if none does."""
-    try:
-        stage = LastStage(RESNET20_8, 256, [f"method={name}"], device)
-        stage.epoch()  # compiles kernels and makes the optimizer's state
-        batch = next(iter(stage.stage.stream.epoch(1)))
-    except Exception as error:
-        return f"not run: {str(error).splitlines()[0]}"
-    return first_wait(lambda: one_step(stage.training, batch))
+    with TemporaryDirectory(prefix="bench-") as folder:
+        try:
+            stage = LastStage(RESNET20_8, 256, words_of(name), Path(folder), device)
+            stage.epoch()  # compiles kernels and makes the optimizer's state
+            batch = next(iter(stage.stage.stream.epoch(1)))
+        except Exception as error:
+            return f"not run: {str(error).splitlines()[0]}"
+        return first_wait(lambda: one_step(stage.training, batch))
 
 
 def first_wait(work: Callable[[], object]) -> str:
@@ -163,7 +165,7 @@ def training(pair: Pair, images: int = TRAIN_IMAGES, device: str = "cuda") -> li
             loop = scored(Loop(pair, images, Path(folder), (f"teacher.table={table}", f"device={device}")))
             loop.epoch()
             hours.append(wall(loop.epoch) * EPOCHS / 3600)
-    return [pair.name, *(f"{each:.2f} h" for each in hours)]
+    return [pair.name, *(f"{each:.3g} h" for each in hours)]
 
 
 def scored(loop: Loop) -> Loop:

@@ -30,7 +30,7 @@ from kdrun.train.runtime import Interrupt, Runtime
 from kdrun.train.stage import Stage
 from kdrun.train.taps import Tapped, freeze
 
-RECIPE = ["optimizer=sgd", "optimizer.lr=0.01", "batch_size=64", "baseline=false"]
+RECIPE = ["optimizer=sgd", "optimizer.lr=0.01", "batch_size=64", "teacher.recipe.batch_size=64", "baseline=false"]
 """What a step costs does not depend on it, but for the batch; the rate is low enough for untrained teachers."""
 
 EPOCHS = 1_000_000
@@ -156,14 +156,20 @@ class Ours:
     """kdrun's loops and their bare steps for one pair, by name: ``live fp32``, ``bare known bf16`` and so on.
 
     Live, the teacher is run in every step; known, its table has all rows.
+
+    Args:
+        pair: the pair.
+        images: the images of an epoch.
+        precisions: those to run in, ``fp32`` and ``bf16``.
+        folder: for records and tables.
     """
 
-    def __init__(self, pair: Pair, images: int, precisions: Sequence[str]) -> None:
-        self.folder, self.loops = TemporaryDirectory(prefix="bench-"), dict[str, Loop | Bare]()
+    def __init__(self, pair: Pair, images: int, precisions: Sequence[str], folder: Path) -> None:
+        self.loops: dict[str, Loop | Bare] = {}
         for precision in precisions:
             for kind, table in (("live", "off"), ("known", TABLE)):
                 words = (f"precision={precision}", f"teacher.table={table}", "device=cpu", "threads=1")
-                loop = Loop(pair, images, Path(self.folder.name) / f"{kind}-{precision}", words)
+                loop = Loop(pair, images, folder / f"{kind}-{precision}", words)
                 self.loops[f"bare {kind} {precision}"] = Bare(loop, kind == "known")
                 self.loops[f"{kind} {precision}"] = loop
 

@@ -2,56 +2,62 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benching.pairs import RESNET20_8
 from benching.timing import interleaved, ratio
 from benching.worker import Failed, Worker
-from kdrun.config.compose import Composer
+from kdrun.config.options import Options
 
-FEWER = {"zskd": ["method.count=640"], "zskd_asrun": ["method.count=640"]}
-"""Words of methods that would make a data set of their own first."""
+TRANSLATING = ("ae_cross", "reconstruction")
+"""The methods that do not classify."""
 
-STUDENTS = {"self_distill": ["student=selfdistill4"]}
-"""Words for the methods of a module whose student has to be of a kind of its own."""
+EXTRA = {
+    "byot": ["student=selfdistill4"],
+    "self_distill": ["student=selfdistill4"],
+    "zskd": ["method.count=640"],
+    "zskd_asrun": ["method.count=640"],
+}
+"""Words for methods whose student is of a kind of its own, or that would make a data set of their own first."""
 
 
-def methods(rounds: int, quick: bool, only: list[str] | None = None) -> Iterator[list[str]]:
+def methods(rounds: int, quick: bool) -> Iterator[list[str]]:
     """Yields a row for each method that classifies: CPU seconds and memory of its steps over those of KD's.
 
     Every method has a process of its own and is timed in turn with KD; both are in the last stage of the method.
     """
     images = 128 if quick else 256
-    with stepper("kd", [], images) as kd:
-        kd("seconds")
-        for name, words in chosen(only or (["kd", "fitnets"] if quick else None)):
+    with TemporaryDirectory(prefix="bench-") as folder, stepper("kd", images, Path(folder) / "of-kd") as kd:
+        for name in ["kd", "fitnets"] if quick else classifying():
             try:
-                yield [f"`{name}`", *row(name, words, images, kd, rounds)]
+                yield [f"`{name}`", *row(name, images, kd, rounds, Path(folder) / name)]
             except Failed as failed:
                 yield [f"`{name}`", str(failed).strip().splitlines()[-1], "", ""]
 
 
-def chosen(only: list[str] | None) -> Iterator[tuple[str, list[str]]]:
-    """Yields the name of each method for classification and the words that it needs on this pair."""
-    composer = Composer()
-    for name in only or composer.options.names("method"):
-        target = composer.compose([f"method={name}"])["method"]["_target_"]
-        module = target.split(".")[2]
-        if re.search("reconstruction|ae_cross", module):
-            continue  # for image translation
-        yield name, [*FEWER.get(name, []), *STUDENTS.get(module, [])]
+def classifying() -> list[str]:
+    """Returns the names of all methods for classification."""
+    return [name for name in Options().names("method") if name not in TRANSLATING]
 
 
-def row(name: str, words: list[str], images: int, kd: Worker, rounds: int) -> list[str]:
+def words_of(name: str) -> list[str]:
+    """Returns the words with which a method can be run on the pair."""
+    return [f"method={name}", *EXTRA.get(name, [])]
+
+
+def row(name: str, images: int, kd: Worker, rounds: int, folder: Path) -> list[str]:
     """Returns time and memory of a method over KD's, and the stage that is timed."""
-    with stepper(name, words, images) as method:
+    with stepper(name, images, folder) as method:
         seconds = interleaved({"kd": partial(kd, "seconds"), name: partial(method, "seconds")}, rounds)
         stage, peak = method("stage_name"), method("peak")
-    return [str(ratio(seconds[name], seconds["kd"])), f"{peak / kd('peak'):.2f}", stage]
+    what = " with ".join([stage, *EXTRA.get(name, [])])
+    return [str(ratio(seconds[name], seconds["kd"])), f"{peak / kd('peak'):.2f}", what]
 
 
-def stepper(name: str, words: list[str], images: int) -> Worker:
+def stepper(name: str, images: int, folder: Path) -> Worker:
     """Returns the last stage of a method on the pair, in a process of its own."""
-    return Worker("benching.stages", "LastStage", pair=RESNET20_8, images=images, words=[f"method={name}", *words])
+    about = {"pair": RESNET20_8, "images": images, "words": words_of(name), "folder": folder}
+    return Worker("benching.stages", "LastStage", **about)

@@ -7,7 +7,6 @@ import time
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from benching.loops import EPOCHS, RECIPE, begin, calibrate, training_of
 from benching.pairs import Pair
@@ -27,19 +26,19 @@ class LastStage:
         pair: teacher and student, where ``words`` name no others.
         images: the random images of an epoch.
         words: the method, and more words of the run.
+        folder: for its record.
         device: the device.
     """
 
-    def __init__(self, pair: Pair, images: int, words: list[str], device: str = "cpu") -> None:
-        self.folder = TemporaryDirectory(prefix="bench-")
-        names = (f"teacher={pair.teacher}", f"student={pair.student}", f"out={self.folder.name}", f"device={device}")
+    def __init__(self, pair: Pair, images: int, words: list[str], folder: Path, device: str = "cpu") -> None:
+        names = (f"teacher={pair.teacher}", f"student={pair.student}", f"out={folder}", f"device={device}")
         fixed = [*pair.shape.words(images, 100), *names, *RECIPE, "teacher.table=off"]
         keys = {word.partition("=")[0] for word in words}
         config = Composer().compose([*(word for word in fixed if word.partition("=")[0] not in keys), *words])
         exp, assembly = begin(config)
         stage = last_stage(rehearsal_of(exp, assembly), assembly.method)
         self.stage = replace(stage, evaluate=None, select=None, epochs=EPOCHS)
-        self.training, _, self.clock = training_of(self.stage, exp, Path(self.folder.name) / "run")
+        self.training, _, self.clock = training_of(self.stage, exp, folder / "run")
 
     def seconds(self) -> float:
         """Returns the CPU seconds of a step, the mean of an epoch."""

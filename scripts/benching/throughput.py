@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benching.pairs import LENET, PAIRS, RESNET20_8, Pair
 from benching.timing import Ratio, interleaved, ratio
@@ -30,9 +32,11 @@ def throughput(rounds: int, quick: bool) -> Iterator[list[str]]:
 
 def measured(pair: Pair, images: int, rounds: int, precisions: Sequence[str]) -> dict[str, list[float]]:
     """Returns the CPU seconds of an epoch of every loop, a number a round."""
+    about = {"pair": pair, "images": images}
     with (
-        Worker("benching.everyone", "Everyone", pair=pair, images=images) as everyone,
-        Worker("benching.loops", "Ours", pair=pair, images=images, precisions=precisions) as ours,
+        TemporaryDirectory(prefix="bench-") as folder,
+        Worker("benching.everyone", "Everyone", **about) as everyone,
+        Worker("benching.loops", "Ours", **about, precisions=precisions, folder=Path(folder)) as ours,
     ):
         loops: dict[str, Callable[[], float]] = {name: partial(ours, "seconds", name) for name in ours("names")}
         return interleaved({"everyone": partial(everyone, "seconds"), **loops}, rounds)
