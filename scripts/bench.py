@@ -10,9 +10,8 @@ Sections: ``throughput`` of the loop, live and with a full teacher table; ``star
 eight jobs; ``memory``; ``methods``; ``gpu``, where there is one. Loops are timed in turn, in rounds whose order is
 reversed, by the CPU time of one thread; a ratio is the median over the rounds, with its least and its largest value.
 Everyone's loop is a DataLoader of PIL images with torchvision's transforms and ``.item()`` in every step. It has a
-process of its own, so that what kdrun sets for its process does not make it faster. Images are random unless
-``KDRUN_DATA`` is set, and then in the sweep and in memory alone: nothing else depends on what is in them. Teachers are
-untrained.
+process of its own, so that what kdrun sets for its process does not make it faster. Images are random, since nothing
+depends on what is in them; the first sweep takes those of MNIST where ``KDRUN_DATA`` is set. Teachers are untrained.
 """
 
 from __future__ import annotations

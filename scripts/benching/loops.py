@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,7 +55,7 @@ class Loop:
 
     def __init__(self, pair: Pair, images: int, out: Path, words: Sequence[str] = ()) -> None:
         names = (f"teacher={pair.teacher}", f"student={pair.student}", f"out={out}")
-        self.config = Composer().compose([*pair.shape.words(images, 100), *names, *RECIPE, *words])
+        self.config = composer().compose([*pair.shape.words(images, 100), *names, *RECIPE, *words])
         self.exp, assembly = begin(self.config)
         if assembly.teacher:
             self.exp = self.exp.taught_by(teacher_of(assembly, self.exp))
@@ -72,6 +73,12 @@ class Loop:
     def teacher_images(self) -> int:
         """How many images the teacher has been run on."""
         return self.exp.teacher.image_count
+
+
+@cache
+def composer() -> Composer:
+    """Returns the composer of this process, which reads each file once."""
+    return Composer()
 
 
 def begin(config: dict[str, Any]) -> tuple[Experiment, Assembly]:

@@ -23,13 +23,16 @@ EXTRA = {
 }
 """Words for methods whose student is of a kind of its own, or that would make a data set of their own first."""
 
+MOST_ROUNDS = 3
+"""There are many methods: a third digit of their costs is not worth as many minutes."""
+
 
 def methods(rounds: int, quick: bool) -> Iterator[list[str]]:
     """Yields a row for each method that classifies: CPU seconds and memory of its steps over those of KD's.
 
     Every method has a process of its own and is timed in turn with KD; both are in the last stage of the method.
     """
-    images = 128 if quick else 256
+    images, rounds = 128 if quick else 256, min(rounds, MOST_ROUNDS)
     with TemporaryDirectory(prefix="bench-") as folder, stepper("kd", images, Path(folder) / "of-kd") as kd:
         for name in ["kd", "fitnets"] if quick else classifying():
             try:

@@ -31,7 +31,7 @@ optimizer.step()
 JOBS = 8
 AT_ONCE = 2
 TESTS = 10_000
-"""Test images of a job, as many as MNIST and CIFAR-10 have."""
+"""Test images of a job, as many as MNIST has."""
 
 
 class Usage(NamedTuple):
@@ -93,11 +93,7 @@ class Job(NamedTuple):
     tests: int
     epochs: int
     weights: Path
-
-    @property
-    def root(self) -> str | None:
-        """The folder of the real data; None for random images."""
-        return os.environ.get("KDRUN_DATA")
+    root: str | None  # the folder of the real data; None for random images
 
     def data(self) -> list[str]:
         """Returns kdrun's words for the data."""
@@ -119,12 +115,12 @@ class Job(NamedTuple):
         return [*EVERYONE, *models, *counts, *data]
 
 
-def job(pair: Pair, folder: Path, images: int, tests: int, epochs: int) -> Job:
+def job(pair: Pair, folder: Path, images: int, tests: int, epochs: int, root: str | None = None) -> Job:
     """Returns a job, with the weights of its teacher written."""
     weights = folder / f"{pair.teacher}.safetensors"
     with Worker("benching.loops", "Teachers") as teachers:
         teachers("write", pair, weights)
-    return Job(pair, images, tests, epochs, weights)
+    return Job(pair, images, tests, epochs, weights, root)
 
 
 def sweep(quick: bool) -> Iterator[list[str]]:
@@ -133,7 +129,8 @@ def sweep(quick: bool) -> Iterator[list[str]]:
         if quick:
             yield from swept(job(LENET, Path(folder), 640, 200, 1), [], 2)
             return
-        yield from swept(job(LENET, Path(folder), 6400, TESTS, 2), [], JOBS)
+        root = os.environ.get("KDRUN_DATA")
+        yield from swept(job(LENET, Path(folder), 6400, TESTS, 2, root), [], JOBS)
         yield from swept(job(RESNET56_8, Path(folder), 640, 200, 2), ["dataset.view_seed=0"], JOBS)
 
 
@@ -141,7 +138,8 @@ def swept(job: Job, words: list[str], jobs: int) -> Iterator[list[str]]:
     """Yields a row for each way in which kdrun runs the sweep."""
     cwd = job.weights.parent
     theirs = at_once([job.everyone(seed) for seed in range(jobs)], cwd)
-    what = f"{jobs} x {job.pair.name}, {job.images:,} images x {job.epochs} epochs"
+    of = "MNIST's" if job.root else "random"
+    what = f"{jobs} x {job.pair.name}, {job.images:,} {of} images x {job.epochs} epochs"
     base = [*KDRUN, "-m", *job.kdrun(), *words, f"seed={','.join(map(str, range(jobs)))}"]
     launchers = {"serial": [], "joblib": ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={AT_ONCE}"]}
     for name, launcher in launchers.items():

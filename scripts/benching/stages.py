@@ -8,9 +8,8 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-from benching.loops import EPOCHS, RECIPE, begin, calibrate, training_of
+from benching.loops import EPOCHS, RECIPE, begin, calibrate, composer, training_of
 from benching.pairs import Pair
-from kdrun.config.compose import Composer
 from kdrun.core.experiment import Experiment
 from kdrun.core.rehearsal import Rehearsal
 from kdrun.methods.base import AnyMethod
@@ -31,10 +30,11 @@ class LastStage:
     """
 
     def __init__(self, pair: Pair, images: int, words: list[str], folder: Path, device: str = "cpu") -> None:
+        self.before = most_memory()
         names = (f"teacher={pair.teacher}", f"student={pair.student}", f"out={folder}", f"device={device}")
         fixed = [*pair.shape.words(images, 100), *names, *RECIPE, "teacher.table=off"]
         keys = {word.partition("=")[0] for word in words}
-        config = Composer().compose([*(word for word in fixed if word.partition("=")[0] not in keys), *words])
+        config = composer().compose([*(word for word in fixed if word.partition("=")[0] not in keys), *words])
         exp, assembly = begin(config)
         stage = last_stage(rehearsal_of(exp, assembly), assembly.method)
         self.stage = replace(stage, evaluate=None, select=None, epochs=EPOCHS)
@@ -54,8 +54,13 @@ class LastStage:
         return self.stage.name
 
     def peak(self) -> int:
-        """Returns the most memory of this process so far, in the unit of the system."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        """Returns the most memory that this process took so far beyond what it had at first."""
+        return most_memory() - self.before
+
+
+def most_memory() -> int:
+    """Returns the most memory of this process so far, in the unit of the system."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def rehearsal_of(exp: Experiment, assembly: Assembly) -> Rehearsal:

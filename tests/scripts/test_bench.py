@@ -146,7 +146,7 @@ def test_a_worker_answers_until_a_call_fails(monkeypatch: pytest.MonkeyPatch) ->
     with worker.Worker("benching.timing", "Ratio", median=2.0, low=1.0, high=3.0) as served:
         assert served("__str__") == "2.00 [1.00-3.00]"
         assert served.process.pid != os.getpid()
-        with pytest.raises(worker.Failed, match="AttributeError.*no_such"):
+        with pytest.raises(worker.Failed, match="no_such"):
             served("no_such")
 
 
