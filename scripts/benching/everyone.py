@@ -2,7 +2,7 @@
 
 As a program it is one training, with a test after each epoch:
 
-    python -m benching.everyone --teacher resnet20 --student resnet8 --weights teacher.safetensors --epochs 2
+    python -m benching.everyone --teacher resnet20 --student resnet8 --weights F --images 640 --tests 200 --epochs 2
 
 It takes nothing of kdrun but its nets.
 """
@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets, transforms
 
-from benching import pairs
-from benching.pairs import Pair, Shape
+from benching.pairs import PAIRS, Pair, Shape
 
 MODELS = Path(__file__).resolve().parents[2] / "conf" / "model"
 BATCH = 64
@@ -132,7 +132,7 @@ def real(shape: Shape, root: str, training: bool, count: int | None) -> Dataset[
     return data if count is None else Subset(data, range(count))
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--student", required=True)
@@ -142,26 +142,29 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--root", help="of the real data set (default: random images)")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def loader(shape: Shape, root: str | None, training: bool, count: int) -> DataLoader[tuple[Tensor, int]]:
+    """Returns the loader of the images to train or to test on."""
+    if root:
+        return DataLoader(real(shape, root, training, count), BATCH, shuffle=training)
+    return DataLoader(RandomImages(shape, count, transform_of(shape, training)), BATCH, shuffle=training)
+
+
+def main() -> None:
+    """Trains a student for some epochs and tests it after each."""
+    options = parsed()
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
-    pair = next(pair for pair in pairs.PAIRS if (pair.teacher, pair.student) == (options.teacher, options.student))
-    loaders = [
-        DataLoader(
-            real(pair.shape, options.root, training, count)
-            if options.root
-            else RandomImages(pair.shape, count, transform_of(pair.shape, training)),
-            BATCH,
-            shuffle=training,
-        )
-        for training, count in ((True, options.images), (False, options.tests))
-    ]
-    teacher, student = net(pair.teacher, pair.shape), net(pair.student, pair.shape)
-    teacher.load_state_dict(import_module("safetensors.torch").load_file(options.weights))
+    shape = next(pair.shape for pair in PAIRS if (pair.teacher, pair.student) == (options.teacher, options.student))
+    images, tests = (loader(shape, options.root, *each) for each in ((True, options.images), (False, options.tests)))
+    teacher, student = net(options.teacher, shape), net(options.student, shape)
+    teacher.load_state_dict(load_file(options.weights))
     optimizer = optimizer_of(student)
     for epoch in range(options.epochs):
-        loss, accuracy = train_epoch(loaders[0], teacher, student, optimizer)
-        print(f"epoch {epoch}: loss {loss:.4f}, accuracy {accuracy:.4f}, test {test(loaders[1], student):.4f}")
+        loss, accuracy = train_epoch(images, teacher, student, optimizer)
+        print(f"epoch {epoch}: loss {loss:.4f}, accuracy {accuracy:.4f}, test {test(tests, student):.4f}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benching.loops import Bare, Loop
+from benching.loops import Loop, Minimal
 from benching.methods import words_of
 from benching.pairs import CIFAR100, RESNET20_8, Pair
 from benching.stages import LastStage
@@ -37,33 +37,33 @@ class Graphed:
     """The bare step as a CUDA graph that is replayed: no Python and no launches between the kernels.
 
     Args:
-        bare: the bare step; its batches are of one size.
+        minimal: the bare step; its batches are of one size.
     """
 
-    def __init__(self, bare: Bare) -> None:
-        self.bare, self.batch = bare, tuple(part.clone() for part in bare.batches[0] if part is not None)
-        bare.student.train()
+    def __init__(self, minimal: Minimal) -> None:
+        self.minimal, self.batch = minimal, tuple(part.clone() for part in minimal.batches[0] if part is not None)
+        minimal.student.train()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # makes the optimizer's state, which a capture must not
             for _ in range(WARM_UPS):
                 self._step()
         torch.cuda.current_stream().wait_stream(stream)
-        bare.optimizer.zero_grad(set_to_none=True)
+        minimal.optimizer.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self._step()
 
     def epoch(self) -> None:
         """Trains on all batches."""
-        for batch in self.bare.batches:
+        for batch in self.minimal.batches:
             for place, part in zip(self.batch, batch, strict=False):
                 place.copy_(part)
             self.graph.replay()
 
     def _step(self) -> None:
         images, labels = self.batch
-        self.bare.step(images, labels, None)
+        self.minimal.step(images, labels, None)
 
 
 class Gpu:
@@ -105,9 +105,11 @@ def row(pair: Pair, batch: int) -> list[str]:
     with TemporaryDirectory(prefix="bench-") as folder:
         words = (f"batch_size={batch}", "teacher.table=off", "device=cuda")
         eager = Loop(pair, count, Path(folder) / "eager", words)
-        bare = Bare(eager, is_known=False)
+        minimal = Minimal(eager, is_known=False)
         compiled = Loop(pair, count, Path(folder) / "compiled", (*words, "compile=true"))
-        rates = [speed(passes, count) for passes in (eager.epoch, bare.epoch, compiled.epoch, Graphed(bare).epoch)]
+        rates = [
+            speed(passes, count) for passes in (eager.epoch, minimal.epoch, compiled.epoch, Graphed(minimal).epoch)
+        ]
     share = f"{rates[2] / rates[3]:.2f}"
     return [pair.name, str(batch), *(f"{rate:,.0f}" for rate in rates), share]
 

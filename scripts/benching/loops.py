@@ -111,7 +111,7 @@ def training_of(stage: Stage, exp: Experiment, folder: Path) -> tuple[Training, 
     return training, record, Clock(training, journals(record, {})(1, stage, ""))
 
 
-class Bare:
+class Minimal:
     """The bare step of a loop: batches and the optimizer's fused kernel, no stream, no record, no totals.
 
     Args:
@@ -172,12 +172,12 @@ class Ours:
     """
 
     def __init__(self, pair: Pair, images: int, precisions: Sequence[str], folder: Path) -> None:
-        self.loops: dict[str, Loop | Bare] = {}
+        self.loops: dict[str, Loop | Minimal] = {}
         for precision in precisions:
             for kind, table in (("live", "off"), ("known", TABLE)):
                 words = (f"precision={precision}", f"teacher.table={table}", "device=cpu", "threads=1")
                 loop = Loop(pair, images, folder / f"{kind}-{precision}", words)
-                self.loops[f"bare {kind} {precision}"] = Bare(loop, kind == "known")
+                self.loops[f"bare {kind} {precision}"] = Minimal(loop, kind == "known")
                 self.loops[f"{kind} {precision}"] = loop
 
     def names(self) -> list[str]:

@@ -51,6 +51,6 @@ def rows(pair: Pair, seconds: dict[str, list[float]]) -> Iterator[list[str]]:
 def ratios(seconds: dict[str, list[float]], precision: str) -> list[Ratio]:
     """Returns the speed of kdrun's loop, live and known, over everyone's, then each over its bare step."""
     live, known = (seconds[f"{kind} {precision}"] for kind in ("live", "known"))
-    bare = (seconds[f"bare {kind} {precision}"] for kind in ("live", "known"))
+    minimal = (seconds[f"bare {kind} {precision}"] for kind in ("live", "known"))
     over_everyone = [ratio(seconds["everyone"], own) for own in (live, known)]
-    return [*over_everyone, *(ratio(step, own) for step, own in zip(bare, (live, known), strict=True))]
+    return [*over_everyone, *(ratio(step, own) for step, own in zip(minimal, (live, known), strict=True))]

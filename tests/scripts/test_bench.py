@@ -15,7 +15,7 @@ import pytest
 import torch
 from benching import gpu, page, throughput, worker
 from benching.everyone import Everyone
-from benching.loops import Bare, Loop, Ours
+from benching.loops import Loop, Minimal, Ours
 from benching.methods import classifying
 from benching.pairs import CIFAR10, PAIRS, Pair, Shape
 from benching.processes import FIRST_STEP, begin, end, spend
@@ -37,8 +37,8 @@ TINY = [Pair("resnet8", "resnet8", SMALL, 192), Pair("mlp_32", "mlp_16", FLAT, 1
 @pytest.mark.parametrize("table", ["off", "1GB"])
 def test_the_bare_step_reaches_the_losses_of_the_loop(pair: Pair, table: str, tmp_path: Path) -> None:
     loop = Loop(pair, pair.images, tmp_path, (f"teacher.table={table}", "device=cpu"))
-    bare = Bare(loop, is_known=table != "off")
-    ours, theirs = ([each.epoch() for _ in range(3)] for each in (loop, bare))
+    minimal = Minimal(loop, is_known=table != "off")
+    ours, theirs = ([each.epoch() for _ in range(3)] for each in (loop, minimal))
     assert theirs == pytest.approx(ours, rel=1e-3)
     assert len(set(ours)) == 3
 
@@ -105,7 +105,7 @@ def test_a_row_prints_them_in_the_order_of_its_head() -> None:
     assert row[:4] == ["resnet56 > resnet20", "fp32", "2.00 [1.00-3.00]", "7.00 [6.00-12.00]"]
 
 
-def test_every_second_round_is_reversed_and_the_first_run_is_not_counted() -> None:
+def test_rounds_alternate_after_a_run_that_does_not_count() -> None:
     calls: list[str] = []
 
     def loop(name: str) -> float:
