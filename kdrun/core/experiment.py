@@ -164,6 +164,7 @@ class Experiment:
             "teacher": self.teachers[0] if self.teachers else None,
             "recall": self.recall,
             "teacher_images": lambda: sum(link.image_count for link in self.chain),
+            "teacher_images_run": lambda: sum(link.run_count for link in self.chain),
         }
         if deployed is not None:
             usual |= {"evaluate": lambda: self.scores(players[deployed]), "select": self.main.select}

@@ -99,7 +99,8 @@ class Tables:
         try:
             file = TableFile(path, fields, views * count, width, self.dtype)
         except (OSError, WriteError) as error:
-            return f"{path} cannot be used ({getattr(error, 'strerror', '') or error})"
+            reason = error.__cause__ if isinstance(error, WriteError) else error
+            return f"{path} cannot be used ({getattr(reason, 'strerror', '') or reason})"
         self.notice(f"teacher table: {what} are kept, at most {text(most)}, in {path}")
         return TeacherTable(model, file, shapes, count, runtime, self.notice)
 
@@ -189,6 +190,7 @@ class TeacherTable:
             self._load(batch.source, begin)
         while self.computed < len(self.missing) and self.missing[self.computed] < end:
             self._compute(batch.source)
+        self.model.count(end - begin, 0)
         rows = self.rows[begin - self.low : end - self.low]
         pieces = zip(self.shapes, self.ends, self.ends[1:], strict=False)
         # copies: a method may change them, and autograd refuses tensors that share memory with a later row
@@ -219,6 +221,7 @@ class TeacherTable:
         numbers = self._numbers(images)
         if not self.is_compared:
             self._compare(images, numbers)
+        self.model.count(-self.block, len(rows) - self.block)  # not asked for yet, and the rest fills the block
         self.rows[rows] = numbers[: len(rows)]
         self.computed += len(rows)
         if self.device.type == "cpu" or self.computed == len(self.missing):  # elsewhere each write waits for the device
@@ -235,6 +238,7 @@ class TeacherTable:
         if not torch.equal(self._numbers(images.flip(0)).flip(0), numbers):
             what = f"the last bits of {self.model.name}'s outputs depend on the other images of a block on this device"
             self.notice(f"teacher table: {what}; runs that share it may differ by them, teacher.table=off keeps none")
+        self.model.count(-self.block, -self.block)
 
     def _write(self) -> None:
         """Writes the computed rows to the file; where that is not possible, later runs compute them again."""

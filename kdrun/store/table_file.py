@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +44,7 @@ class TableFile:
         dtype: their type, float32 or float16.
 
     Raises:
-        OSError: if it cannot be made or opened for writing.
+        OSError, WriteError: if it cannot be made or mapped.
     """
 
     def __init__(self, path: Path, fields: Mapping[str, Any], rows: int, width: int, dtype: np.dtype[Any]) -> None:
@@ -61,7 +59,7 @@ class TableFile:
         self._header = head.ljust(HEADER)
         with FileLock(files.folder(path.parent) / ".lock", timeout=LOCK_SECONDS, fallback_to_soft=False):
             if not self._is_ours():
-                self._make()
+                files.write(path, self._header, self.size)
         self._map = np.memmap(path, self._record, "r", HEADER, (rows,))
 
     @property
@@ -101,19 +99,6 @@ class TableFile:
                 return file.read(HEADER) == self._header and os.fstat(file.fileno()).st_size == self.size
         except FileNotFoundError:
             return False
-
-    def _make(self) -> None:
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self._header)
-                file.truncate(self.size)
-            os.chmod(name, 0o666 & ~files.umask())
-            os.replace(name, self.path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
 
 
 def size(rows: int, width: int, dtype: np.dtype[Any]) -> int:

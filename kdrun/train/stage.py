@@ -130,7 +130,9 @@ class Stage:
     select: str | None = None
     """The score that selects the best epoch, with ``-`` in front if less is better; None keeps the last epoch."""
     teacher_images: Callable[[], int] = zero
-    """Returns how many images frozen models have been run on so far: a cost of the stage."""
+    """Returns how many images the outputs of frozen models were asked for so far: a cost of the stage."""
+    teacher_images_run: Callable[[], int] = zero
+    """Returns how many images frozen models were run on so far; a teacher table has answered for the others."""
     recall: Callable[[Model, Batch], Outputs] = run
     """Returns the outputs of a frozen model for a batch: the model may have been run on these images before."""
     until: Callable[[Scores], bool] = field(default=lambda scores: False)

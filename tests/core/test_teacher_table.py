@@ -24,7 +24,7 @@ from kdrun.data.splits import Data
 from kdrun.errors import ConfigError, TrainingError
 from kdrun.run.assembly import teach
 from kdrun.run.run import run
-from kdrun.store import table_file
+from kdrun.store import files, table_file
 from kdrun.train.stage import Batch
 from kdrun.train.taps import Tapped, freeze
 
@@ -42,7 +42,7 @@ def files_of(out: Path) -> list[Path]:
     return sorted((out / "models" / "tables").glob("*.table"))
 
 
-def asked(exp: Experiment, epochs: int = 1, name: str = "distill") -> Iterator[tuple[Batch, Tensor]]:
+def answers(exp: Experiment, epochs: int = 1, name: str = "distill") -> Iterator[tuple[Batch, Tensor]]:
     """Every batch of the first epochs, and the teacher's logits for it as the stage gets them."""
     stream = exp.stream(name, exp.recipe.batch_size)
     for number in range(1, epochs + 1):
@@ -56,16 +56,16 @@ def test_a_table_changes_no_bit_full_or_empty(method: str, tmp_path: Path) -> No
     words = (f"method={method}", "dataset.train_count=103", "batch_size=20")
     live = trained(tmp_path, *words, "teacher.table=off", name="live")
     assert not files_of(tmp_path)
-    filled, found = (trained(tmp_path, *words, name=name) for name in ("filled", "found"))
-    assert live["weights"] == filled["weights"] == found["weights"]
-    assert found["teacher_images"] < filled["teacher_images"]
+    filled, known = (trained(tmp_path, *words, name=name) for name in ("filled", "known"))
+    assert live["weights"] == filled["weights"] == known["weights"]
+    assert known["teacher_images_run"] < filled["teacher_images_run"]
 
 
 def test_a_run_of_known_views_asks_nothing(tmp_path: Path) -> None:
     words = ("dataset.view_seed=7", "teacher.seed=5")
     first, second = (trained(tmp_path, *words, f"seed={seed}", name=f"{seed}") for seed in (0, 1))
-    assert first["teacher_images"] > 0
-    assert second["teacher_images"] == 0
+    assert first["teacher_images_run"] > 0
+    assert second["teacher_images_run"] == 0
     assert first["weights"] != second["weights"]
 
 
@@ -77,10 +77,10 @@ def test_the_images_asked_of_are_those_of_the_formula(
 ) -> None:
     words = (f"dataset.flip={flip}", f"dataset.crop={crop}", "dataset.train_count=24000", "batch_size=400")
     exp = experiment(tmp_path, *WORDS, *words)
-    before, count = exp.teacher.image_count, exp.data.train.size
-    for _ in asked(exp, epochs):
+    before, count = exp.teacher.run_count, exp.data.train.size
+    for _ in answers(exp, epochs):
         pass
-    passes = (exp.teacher.image_count - before) / count
+    passes = (exp.teacher.run_count - before) / count
     assert passes == pytest.approx(views * (1 - (1 - 1 / views) ** epochs), rel=0.02)
 
 
@@ -89,7 +89,7 @@ def test_a_row_does_not_depend_on_who_asked_first(tmp_path: Path) -> None:
     contents = []
     for place, order in (("a", asks), ("b", asks[::-1])):
         for words in order:
-            for _ in asked(experiment(tmp_path / place, *WORDS, "dataset.train_count=200", *words), 2):
+            for _ in answers(experiment(tmp_path / place, *WORDS, "dataset.train_count=200", *words), 2):
                 pass
         (path,) = files_of(tmp_path / place)
         contents.append(path.read_bytes())
@@ -97,21 +97,21 @@ def test_a_row_does_not_depend_on_who_asked_first(tmp_path: Path) -> None:
 
 
 def test_a_subset_and_all_images_share_a_table(tmp_path: Path) -> None:
-    few = experiment(tmp_path, *WORDS, "dataset.train_count=300", "dataset.train_size=100", "dataset.view_seed=1")
+    subset = experiment(tmp_path, *WORDS, "dataset.train_count=300", "dataset.train_size=100", "dataset.view_seed=1")
     known = {}
-    for batch, logits in asked(few):
+    for batch, logits in answers(subset):
         known |= dict(zip(batch.index.tolist(), logits, strict=True))
     whole = experiment(tmp_path, *WORDS, "dataset.train_count=300", "dataset.view_seed=1")
-    before = whole.teacher.image_count
-    for batch, logits in asked(whole):
+    before = whole.teacher.run_count
+    for batch, logits in answers(whole):
         with torch.no_grad():
             assert torch.allclose(logits, whole.teacher(batch.images).logits, atol=1e-6)
-            whole.teacher.model.image_count -= len(batch.images)
+            whole.teacher.count(-len(batch.images), -len(batch.images))
         assert all(
             torch.equal(known.get(place, row), row) for place, row in zip(batch.index.tolist(), logits, strict=True)
         )
     assert len(files_of(tmp_path)) == 1
-    assert whole.teacher.image_count - before < whole.data.train.size - 100 + 2 * BLOCK["cpu"]
+    assert whole.teacher.run_count - before < whole.data.train.size - 100 + 2 * BLOCK["cpu"]
 
 
 OTHERS = {
@@ -133,7 +133,7 @@ def test_what_differs_has_a_table_of_its_own(words: tuple[str, ...], tmp_path: P
     for extra in ((), words):
         keys = {word.partition("=")[0] for word in extra}
         base = [word for word in WORDS if word.partition("=")[0] not in keys]
-        for _ in asked(experiment(tmp_path, *base, *extra)):
+        for _ in answers(experiment(tmp_path, *base, *extra)):
             pass
     assert len(files_of(tmp_path)) == 2
 
@@ -142,21 +142,21 @@ def test_a_renormalized_teacher_has_a_table_of_its_own(tmp_path: Path) -> None:
     trained(tmp_path, "method=scratch", "student=mlp_32", name="brought")
     checkpoint = f"teacher.checkpoint={tmp_path / 'brought'}"
     for words in ((), ("teacher.mean=[0.1]", "teacher.std=[0.9]")):
-        for _ in asked(experiment(tmp_path, *WORDS, checkpoint, *words)):
+        for _ in answers(experiment(tmp_path, *WORDS, checkpoint, *words)):
             pass
     assert len(files_of(tmp_path)) == 2
 
 
 def test_the_weights_count_and_not_the_way_to_them(tmp_path: Path) -> None:
     exp = experiment(tmp_path, *WORDS)
-    for _ in asked(exp):
+    for _ in answers(exp):
         pass
     assert exp.teacher.folder is not None
     external = experiment(tmp_path, *WORDS, f"teacher.checkpoint={exp.teacher.folder}")
-    before = external.teacher.image_count
-    for _ in asked(external):
+    before = external.teacher.run_count
+    for _ in answers(external):
         pass
-    assert external.teacher.image_count == before
+    assert external.teacher.run_count == before
 
 
 @pytest.mark.parametrize("place", [table_file.HEADER + 3, table_file.HEADER + 42, -5, -47])
@@ -170,7 +170,7 @@ def test_a_flipped_bit_is_found_and_computed_anew(place: int, tmp_path: Path) ->
     lines: list[str] = []
     pieces = assembled(config(tmp_path, *WORDS, *words, "seed=1"), lines.append)
     exp = teach(pieces.on(Data.read(pieces.exp.data.source)), pieces.teacher)
-    for batch, logits in asked(exp):
+    for batch, logits in answers(exp):
         with torch.no_grad():
             assert torch.equal(logits, exp.teacher(batch.images).logits)
     held = place // 48 in {int(index) for index in exp.data.train_places.index}
@@ -185,7 +185,7 @@ def test_a_table_that_is_cut_short_is_begun_anew(size: int, tmp_path: Path) -> N
     os.truncate(path, size)
     again = trained(tmp_path, name="again")
     assert again["weights"] == first["weights"]
-    assert again["teacher_images"] == first["teacher_images"]
+    assert again["teacher_images_run"] == first["teacher_images_run"]
 
 
 def noticed(out: Path, *words: str) -> list[str]:
@@ -193,7 +193,7 @@ def noticed(out: Path, *words: str) -> list[str]:
     lines: list[str] = []
     pieces = assembled(config(out, *WORDS, *words), lines.append)
     exp = teach(pieces.on(Data.read(pieces.exp.data.source)), pieces.teacher)
-    for batch, logits in asked(exp):
+    for batch, logits in answers(exp):
         with torch.no_grad():
             assert torch.equal(logits, exp.teacher(batch.images).logits)
     assert all("\n" not in line for line in lines)
@@ -244,7 +244,7 @@ def test_a_read_only_store_is_said_once(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     noticed(tmp_path, "teacher.table=off")  # trains the teacher
-    monkeypatch.setattr(table_file.tempfile, "mkstemp", refused)
+    monkeypatch.setattr(files.tempfile, "mkstemp", refused)
     (line,) = noticed(tmp_path)
     assert "cannot be used (Read-only file system); mlp_32 is run on every batch" in line
 
@@ -262,7 +262,7 @@ def test_a_budget_is_a_number_of_bytes(text: str, count: float) -> None:
 
 def test_half_precision_is_used_as_it_is_stored(tmp_path: Path) -> None:
     exp = experiment(tmp_path, *WORDS, "teacher.table_precision=fp16")
-    for batch, logits in (*asked(exp), *asked(exp)):
+    for batch, logits in (*answers(exp), *answers(exp)):
         with torch.no_grad():
             assert torch.equal(logits, exp.teacher(batch.images).logits.half().float())
 
@@ -280,7 +280,7 @@ def test_outputs_too_large_for_half_precision_are_refused(tmp_path: Path) -> Non
     with torch.no_grad():
         next(reversed(list(exp.teacher.model.parameters()))).add_(1e6)
     with pytest.raises(TrainingError, match=r"^teacher\.table_precision: outputs of mlp_32 exceed 65504"):
-        next(asked(exp))
+        next(answers(exp))
 
 
 class Neighbours(nn.Module):
@@ -298,7 +298,7 @@ def tabled(exp: Experiment, net: nn.Module, lines: list[str]) -> Experiment:
 
 def test_outputs_that_depend_on_their_neighbours_are_named(tmp_path: Path) -> None:
     lines: list[str] = []
-    for _ in asked(tabled(experiment(tmp_path, *WORDS), Neighbours(), lines)):
+    for _ in answers(tabled(experiment(tmp_path, *WORDS), Neighbours(), lines)):
         pass
     assert sum("depend on the other images of a block on this device" in line for line in lines) == 1
 
@@ -307,7 +307,7 @@ def test_a_net_whose_code_is_in_no_file_has_no_table(tmp_path: Path) -> None:
     space: dict[str, Any] = {"nn": nn, "__name__": "nowhere"}
     exec("class Net(nn.Module):\n    def forward(self, images):\n        return images.flatten(1)[:, :10]", space)
     lines: list[str] = []
-    for _ in asked(tabled(experiment(tmp_path, *WORDS), space["Net"](), lines)):
+    for _ in answers(tabled(experiment(tmp_path, *WORDS), space["Net"](), lines)):
         pass
     assert "the code of net is in no file; net is run on every batch" in lines[0]
     assert not files_of(tmp_path)
@@ -328,7 +328,7 @@ def test_the_views_of_a_view_seed_are_those_of_all_runs(tmp_path: Path) -> None:
         (("dataset.train_size=40",), "a"),
     ):
         exp = experiment(tmp_path, *words, *more)
-        batches = [batch for batch, _ in asked(exp, 2, name)]
+        batches = [batch for batch, _ in answers(exp, 2, name)]
         rows = [
             (batch.epoch, *row)
             for batch in batches
@@ -352,7 +352,7 @@ def test_a_view_seed_is_part_of_a_trained_models_key(tmp_path: Path) -> None:
 
 def test_a_method_may_change_what_it_is_given(tmp_path: Path) -> None:
     exp = experiment(tmp_path, *WORDS)
-    for batch, logits in asked(exp, 2):
+    for batch, logits in answers(exp, 2):
         before = logits.clone()
         logits.zero_()
         assert torch.equal(exp.recall(exp.teacher, batch).logits, before)
@@ -361,7 +361,7 @@ def test_a_method_may_change_what_it_is_given(tmp_path: Path) -> None:
 def test_the_teacher_is_the_same_after_its_table_is_filled(tmp_path: Path) -> None:
     exp = experiment(tmp_path, *WORDS)
     before = copied(exp.teacher.model)
-    for _ in asked(exp, 2):
+    for _ in answers(exp, 2):
         pass
     assert same(before, copied(exp.teacher.model))
 
