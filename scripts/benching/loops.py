@@ -70,9 +70,9 @@ class Loop:
         return sum(value for name, value in self.record.rows[-1].items() if name.startswith("loss/"))
 
     @property
-    def teacher_images(self) -> int:
+    def teacher_images_run(self) -> int:
         """How many images the teacher has been run on."""
-        return self.exp.teacher.image_count
+        return self.exp.teacher.run_count
 
 
 @cache
@@ -189,9 +189,9 @@ class Ours:
         self.loops[name].epoch()
         return time.process_time() - began
 
-    def teacher_images(self) -> dict[str, int]:
+    def teacher_images_run(self) -> dict[str, int]:
         """Returns how many images the teacher of each of kdrun's loops was run on so far."""
-        return {name: loop.teacher_images for name, loop in self.loops.items() if isinstance(loop, Loop)}
+        return {name: loop.teacher_images_run for name, loop in self.loops.items() if isinstance(loop, Loop)}
 
 
 class Teachers:

@@ -77,7 +77,7 @@ def start_up(rounds: int) -> list[list[str]]:
         seconds = interleaved(
             {
                 "torch": lambda: spend([sys.executable, "-c", TORCH_STEP], cwd).seconds,
-                "kdrun": lambda: spend([*train, f"name=r{os.urandom(4).hex()}"], cwd, KILLED, fault).seconds,
+                "kdrun": lambda: spend([*train, f"out=o{os.urandom(4).hex()}"], cwd, KILLED, fault).seconds,
             },
             rounds,
         )

@@ -51,10 +51,10 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Ours:
 def test_a_known_pass_runs_the_teacher_on_nothing(ours: Ours) -> None:
     for name in ours.names():
         ours.seconds(name)
-    before = ours.teacher_images()
+    before = ours.teacher_images_run()
     for name in ours.names():
         assert ours.seconds(name) > 0
-    more = {name: count - before[name] for name, count in ours.teacher_images().items()}
+    more = {name: count - before[name] for name, count in ours.teacher_images_run().items()}
     assert more == {"live fp32": 192, "known fp32": 0, "live bf16": 192, "known bf16": 0}
 
 
