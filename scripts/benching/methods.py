@@ -32,7 +32,7 @@ def methods(rounds: int, quick: bool) -> Iterator[list[str]]:
 
     Every method has a process of its own and is timed in turn with KD; both are in the last stage of the method.
     """
-    images, rounds = 128 if quick else 256, min(rounds, MOST_ROUNDS)
+    images, rounds = 128 if quick else 192, min(rounds, MOST_ROUNDS)
     with TemporaryDirectory(prefix="bench-") as folder, stepper("kd", images, Path(folder) / "of-kd") as kd:
         for name in ["kd", "fitnets"] if quick else classifying():
             try:

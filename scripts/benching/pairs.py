@@ -51,7 +51,7 @@ class Pair:
 RESNET56_20 = Pair("resnet56", "resnet20", CIFAR10, 640)
 RESNET56_8 = Pair("resnet56", "resnet8", CIFAR10, 640)
 RESNET20_8 = Pair("resnet20", "resnet8", CIFAR10, 640)
-LENET = Pair("lenet5", "lenet5_half", MNIST32, 6400)
-MLP = Pair("mnist_cnn", "mlp_32", MNIST, 6400)
+LENET = Pair("lenet5", "lenet5_half", MNIST32, 6_400)
+MLP = Pair("mnist_cnn", "mlp_32", MNIST, 12_800)
 
 PAIRS = [RESNET56_20, RESNET56_8, RESNET20_8, LENET, MLP]
