@@ -37,7 +37,7 @@ def throughput_section(rounds: int, quick: bool) -> Iterator[str]:
 
 
 def start_section(rounds: int, quick: bool) -> Iterator[str]:
-    yield table(["import torch, one step of Adam", "kdrun train, to its first step", "ratio"], start_up(rounds))
+    yield table(["import torch, one step of Adam", "kdrun train, to its first step", "ratio"], start_up(rounds, quick))
 
 
 def sweep_section(rounds: int, quick: bool) -> Iterator[str]:

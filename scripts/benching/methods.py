@@ -55,9 +55,9 @@ def row(name: str, images: int, kd: Worker, rounds: int, folder: Path) -> list[s
     """Returns time and memory of a method over KD's, and the stage that is timed."""
     with stepper(name, images, folder) as method:
         seconds = interleaved({"kd": partial(kd, "seconds"), name: partial(method, "seconds")}, rounds)
-        stage, peak = method("stage_name"), method("peak")
+        stage, held = method("stage_name"), method("held")
     what = " with ".join([stage, *EXTRA.get(name, [])])
-    return [str(ratio(seconds[name], seconds["kd"])), f"{peak / kd('peak'):.2f}", what]
+    return [str(ratio(seconds[name], seconds["kd"])), f"{held / kd('held'):.2f}", what]
 
 
 def stepper(name: str, images: int, folder: Path) -> Worker:

@@ -68,7 +68,7 @@ def spend(words: Sequence[str], cwd: Path, code: int = 0, extra: Mapping[str, st
     return end(begin(words, cwd, extra), cwd, code)
 
 
-def start_up(rounds: int) -> list[list[str]]:
+def start_up(rounds: int, quick: bool) -> list[list[str]]:
     """Returns the rows of section 2: CPU seconds to the first step of the optimizer, in processes of their own."""
     with TemporaryDirectory(prefix="bench-") as folder:
         cwd = Path(folder)
@@ -80,6 +80,7 @@ def start_up(rounds: int) -> list[list[str]]:
                 "kdrun": lambda: spend([*train, f"out=o{os.urandom(4).hex()}"], cwd, KILLED, fault).seconds,
             },
             rounds,
+            warm_up=not quick,
         )
     torch, kdrun = (sorted(each)[len(each) // 2] for each in (seconds["torch"], seconds["kdrun"]))
     return [[f"{torch:.2f} s", f"{kdrun:.2f} s", str(ratio(seconds["kdrun"], seconds["torch"]))]]

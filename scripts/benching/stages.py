@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import resource
 import time
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from benching.loops import EPOCHS, RECIPE, begin, calibrate, composer, training_of
 from benching.pairs import Pair
@@ -14,7 +17,7 @@ from kdrun.core.experiment import Experiment
 from kdrun.core.rehearsal import Rehearsal
 from kdrun.methods.base import AnyMethod
 from kdrun.run.assembly import Assembly
-from kdrun.train.loop import COSTS, one_epoch
+from kdrun.train.loop import COSTS, one_epoch, one_step
 from kdrun.train.stage import Stage
 
 
@@ -30,7 +33,6 @@ class LastStage:
     """
 
     def __init__(self, pair: Pair, images: int, words: list[str], folder: Path, device: str = "cpu") -> None:
-        self.before = most_memory()
         names = (f"teacher={pair.teacher}", f"student={pair.student}", f"out={folder}", f"device={device}")
         fixed = [*pair.shape.words(images, 100), *names, *RECIPE, "teacher.table=off"]
         keys = {word.partition("=")[0] for word in words}
@@ -53,14 +55,33 @@ class LastStage:
     def stage_name(self) -> str:
         return self.stage.name
 
-    def peak(self) -> int:
-        """Returns the most memory that this process took so far beyond what it had at first."""
-        return most_memory() - self.before
+    def held(self) -> int:
+        """Returns the bytes that a step holds: what it saves for its backward passes, weights, gradients, optimizers.
+
+        All updates of the step count together. Unlike the memory of the process it is the same on every machine.
+        """
+        tensors: list[Tensor] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            tensors.append(tensor)  # held to the end, so that no other has its address
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            one_step(self.training, next(iter(self.stage.stream.epoch(1))))
+        return size([*tensors, *self._state()])
+
+    def _state(self) -> Iterator[Tensor]:
+        yield from self.stage.modules.state_dict().values()
+        yield from (each.grad for each in self.stage.modules.parameters() if each.grad is not None)
+        for optimizer in self.training.optimizers:
+            entries = (value for state in optimizer.state.values() for value in state.values())
+            yield from (value for value in entries if isinstance(value, Tensor))
 
 
-def most_memory() -> int:
-    """Returns the most memory of this process so far, in the unit of the system."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def size(tensors: Iterable[Tensor]) -> int:
+    """Returns the bytes of the memory of ``tensors``, what several share once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def rehearsal_of(exp: Experiment, assembly: Assembly) -> Rehearsal:

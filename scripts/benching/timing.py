@@ -19,15 +19,16 @@ class Ratio(NamedTuple):
         return f"{self.median:.{digits}f} [{self.low:.{digits}f}-{self.high:.{digits}f}]"
 
 
-def interleaved(loops: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Returns the seconds of each loop, one number a round; each loop is run once before the first round.
+def interleaved(loops: Mapping[str, Callable[[], float]], rounds: int, warm_up: bool = True) -> dict[str, list[float]]:
+    """Returns the seconds of each loop, one number a round.
 
     Args:
         loops: runs one pass and returns its seconds, by name.
         rounds: how often each is timed; in every second round the order is reversed.
+        warm_up: whether each is run once before the first round.
     """
     names = list(loops)
-    for name in names:
+    for name in names if warm_up else ():
         loops[name]()
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):

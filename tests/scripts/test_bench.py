@@ -186,6 +186,16 @@ def task_of(name: str) -> str:
     return task_of(base[1])
 
 
+def test_a_step_with_a_hint_holds_more_than_one_of_kd(tmp_path: Path) -> None:
+    held = {}
+    for name in ("kd", "hint_joint"):
+        stage = LastStage(TINY[0], 64, [f"method={name}"], tmp_path / name)
+        stage.epoch()
+        held[name] = stage.held()
+        assert stage.held() == held[name]
+    assert held["kd"] < held["hint_joint"]
+
+
 def test_every_method_that_classifies_is_timed() -> None:
     tasks = {name: task_of(name) for name in COMPOSER.options.names("method")}
     assert set(classifying()) == {name for name, task in tasks.items() if task == "classification"}
