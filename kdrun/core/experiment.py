@@ -17,6 +17,7 @@ from kdrun.config.nodes import BASELINE, Node
 from kdrun.core.models import Plan, Trained, initialised, key_fields, shapes, untrained_key
 from kdrun.core.sequence import Outcome, follow
 from kdrun.core.teacher_table import Tables
+from kdrun.data.source import Places, Split
 from kdrun.data.splits import Data
 from kdrun.data.streams import FirstBatches, Stream, batches, pixels
 from kdrun.errors import ConfigError
@@ -181,11 +182,15 @@ class Experiment:
             return self.tables.recall(model, batch, self.data, self.runtime)
         return model(batch.images)
 
+    @property
+    def training(self) -> tuple[Split, Places]:
+        """The images of this training, and where they are among the training images as read."""
+        data = self.data
+        return (data.subset, data.subset_places) if self.plan.subset else (data.train, data.train_places)
+
     def stream(self, name: str, batch_size: int) -> Stream:
         """Returns the training stream of the stage called ``name``."""
-        data, of_subset = self.data, self.plan.subset
-        split, places = (data.subset, data.subset_places) if of_subset else (data.train, data.train_places)
-        return Stream(split, places, data.source, batch_size, self.plan.seed, name, self.runtime.device)
+        return Stream(*self.training, self.data.source, batch_size, self.plan.seed, name, self.runtime.device)
 
     def scores(self, model: nn.Module, split: str = "val") -> Scores:
         """Returns the task's scores of ``model`` on a split; leaves it in eval mode."""

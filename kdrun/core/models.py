@@ -96,25 +96,31 @@ class Trained:
 
     def count(self, requested: int, ran: int) -> None:
         """Adds to the images that were requested, and to those that the model was run on."""
-        self._tapped.count(requested, ran)
+        self.tapped.count(requested, ran)
 
     @property
     def image_count(self) -> int:
         """How many images its outputs were asked for so far, whole or those of a tap."""
-        return self._tapped.image_count
+        return self.tapped.image_count
 
     @property
     def run_count(self) -> int:
         """How many images the model was run on so far; a teacher table has answered for the others."""
-        return self._tapped.run_count
+        return self.tapped.run_count
 
     @property
     def taps(self) -> list[str]:
-        """The taps whose outputs it returns."""
-        return self._tapped.taps
+        """The model's own taps."""
+        return self.tapped.taps
 
     @property
-    def _tapped(self) -> Tapped:
+    def all_taps(self) -> list[str]:
+        """Its own taps and those that a method has added: one for each feature that it returns."""
+        return self.tapped.all_taps
+
+    @property
+    def tapped(self) -> Tapped:
+        """The model without its renormalization."""
         return self.model if isinstance(self.model, Tapped) else self.model.model
 
 
@@ -217,7 +223,7 @@ def untrained_key(node: Node, seed: int) -> str:
 
 
 def shapes(net: Tapped | Renormalized, source: Source, device: torch.device) -> list[torch.Size]:
-    """Returns the shapes (1, ...) of the tapped features, found by tracing."""
+    """Returns the shapes (1, ...) of the features of the model's own taps, found by tracing."""
     tapped, was = net if isinstance(net, Tapped) else net.model, net.training
     if not tapped.taps:
         return []
@@ -225,4 +231,4 @@ def shapes(net: Tapped | Renormalized, source: Source, device: torch.device) -> 
         images = torch.zeros(1, source.channels, source.size, source.size, device=device)
         features = net.eval()(images).features
     net.train(was)
-    return [feature.shape for feature in features]
+    return [feature.shape for feature in features[: len(tapped.taps)]]

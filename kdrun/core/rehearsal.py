@@ -194,11 +194,11 @@ class WatchedStep(Step):
 
     def __call__(self, model: Model) -> Outputs:
         logits, features = super().__call__(model)
-        return Outputs(logits, WatchedFeatures(features, self.read))
+        return Outputs(logits, WatchedFeatures(features, self.read, bool(model.taps)))
 
     def latest(self, model: Model) -> Outputs:
         logits, features = super().latest(model)
-        return Outputs(logits, WatchedFeatures(features, self.read))
+        return Outputs(logits, WatchedFeatures(features, self.read, bool(model.taps)))
 
     def until(self, model: Model, tap: int) -> Tensor:
         self.read.add("features")
@@ -206,11 +206,15 @@ class WatchedStep(Step):
 
 
 class WatchedFeatures(list[Tensor]):
-    """Features that record in ``read`` when one of them is read."""
+    """Features that record in ``read`` when one of them is read.
 
-    def __init__(self, features: list[Tensor], read: set[str]) -> None:
+    If the model has no taps of its own, those that exist are of taps that the method has added, such as the
+    penultimate vector; they need no declaration.
+    """
+
+    def __init__(self, features: list[Tensor], read: set[str], own: bool) -> None:
         super().__init__(features)
-        self.read = read
+        self.read = read if own or not features else set()
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Tensor: ...

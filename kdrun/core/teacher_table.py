@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdrun.core.models import OURS, Trained
@@ -32,6 +33,8 @@ BLOCK = {"cpu": 64, "cuda": 512}
 
 CHUNK = 8 << 20
 """The most bytes of a table that are in memory at a time."""
+
+Ints = NDArray[np.int64]
 
 UNITS = {"KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000, "TB": 1_000_000_000_000}
 
@@ -63,7 +66,7 @@ class Tables:
     notice: Callable[[str], None]
     setting: str = "auto"
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype("float32"))
-    opened: dict[int, tuple[Trained, TeacherTable | str]] = field(default_factory=dict)
+    opened: dict[tuple[int, ...], tuple[Trained, TeacherTable | str]] = field(default_factory=dict)
 
     @property
     def is_rounded(self) -> bool:
@@ -74,12 +77,13 @@ class Tables:
         """Returns the outputs of the frozen ``model`` for ``batch``, from its table where it has one."""
         if batch.source is None or data.rehearsed or self.setting == "off":
             return model(batch.images)
-        if id(model) not in self.opened:
+        which = id(model), len(model.all_taps)  # a method may add taps between two stages
+        if which not in self.opened:
             table = self._open(model, batch, data, runtime)
             if isinstance(table, str):
                 self.notice(f"teacher table: off, {table}; {model.name} is run on every batch")
-            self.opened[id(model)] = model, table
-        table = self.opened[id(model)][1]
+            self.opened[which] = model, table
+        table = self.opened[which][1]
         return model(batch.images) if isinstance(table, str) else table(batch)
 
     def _open(self, model: Trained, batch: Batch, data: Data, runtime: Runtime) -> TeacherTable | str:
@@ -139,7 +143,7 @@ def describe(model: Trained, code: list[str], data: Data, runtime: Runtime) -> d
     return {
         "weights": weights.digest(model.model.state_dict(), repr(model.model)),
         "code": code,
-        "taps": model.taps,
+        "taps": model.all_taps,
         "precision": runtime.precision,
         "environment": {**runtime.environment(), "compile": runtime.compile},
         "data": data.digest,
@@ -153,8 +157,10 @@ def describe(model: Trained, code: list[str], data: Data, runtime: Runtime) -> d
 class TeacherTable:
     """The outputs of one frozen model, read from its file and completed in blocks of one fixed size.
 
-    A pass over the data says beforehand which images come in which views. Rows that are missing are computed when
-    their batch comes, together with those that the next batches lack, so that blocks are full.
+    The last bits of an image's outputs depend on the size of the block and, for some nets, on the image's place in it:
+    a matrix product treats its last rows in another way. So an image always has the same place, its index modulo the
+    size. A pass over the data says beforehand which images come in which views: rows that are missing are computed when
+    their batch comes, together with others of later batches, which fill the block.
 
     Args:
         model: the frozen model.
@@ -188,7 +194,7 @@ class TeacherTable:
         assert batch.source is not None
         if batch.source is not self.source or not self.low <= begin < end <= self.high:
             self._load(batch.source, begin)
-        while self.computed < len(self.missing) and self.missing[self.computed] < end:
+        while self.computed < self.needed[end - self.low - 1]:
             self._compute(batch.source)
         self.model.count(end - begin, 0)
         rows = self.rows[begin - self.low : end - self.low]
@@ -200,31 +206,31 @@ class TeacherTable:
         return Outputs(logits, features)
 
     def _load(self, source: Pass, low: int) -> None:
-        """Reads a chunk of the pass from its row ``low`` on."""
+        """Reads a chunk of the pass from its row ``low`` on, and plans the blocks that compute what it lacks."""
         self.source, self.low, self.high = source, low, min(low + self.chunk, len(source.index))
-        chunk = slice(self.low, self.high)
-        self.places = source.view[chunk].numpy() * self.images + source.index[chunk].numpy()
+        index, view = (each[self.low : self.high].numpy() for each in (source.index, source.view))
+        self.places = view * self.images + index
         numbers, valid = self.file.read(self.places)
         if self.file.damaged:
             self.notice(f"teacher table: {self.file.damaged} damaged rows of {self.file.path} are computed anew")
             self.file.damaged = 0
-        missing = np.flatnonzero(~valid)
-        self.rows, self.waiting = (torch.from_numpy(each).to(self.device) for each in (numbers, missing))
-        self.missing = (missing + self.low).tolist()
-        self.computed = self.written = 0  # how many of the missing rows are
+        self.plan, self.needed = planned(np.flatnonzero(~valid), index, self.block)
+        self.blocks = torch.from_numpy(self.plan).to(self.device)
+        spare = np.zeros_like(numbers, shape=(1, numbers.shape[1]))  # takes what the fillers of a block give
+        self.rows = torch.from_numpy(np.concatenate([numbers, spare])).to(self.device)
+        self.computed = self.written = 0  # blocks
 
     def _compute(self, source: Pass) -> None:
-        """Computes the next missing rows, as many as a block has."""
-        rows = self.waiting[self.computed : self.computed + self.block]
-        padded = torch.cat([rows, rows[:1].expand(self.block - len(rows))])
-        images = source.images(padded + self.low)
+        """Computes the next block."""
+        rows, count = self.blocks[self.computed], int((self.plan[self.computed] >= 0).sum())
+        images = source.images(torch.where(rows < 0, rows.max(), rows) + self.low)
         numbers = self._numbers(images)
         if not self.is_compared:
             self._compare(images, numbers)
-        self.model.count(-self.block, len(rows) - self.block)  # not asked for yet, and the rest fills the block
-        self.rows[rows] = numbers[: len(rows)]
-        self.computed += len(rows)
-        if self.device.type == "cpu" or self.computed == len(self.missing):  # elsewhere each write waits for the device
+        self.model.count(-self.block, count - self.block)  # none is asked for yet, and fillers do not count
+        self.rows[rows] = numbers  # row -1 is the spare one
+        self.computed += 1
+        if self.device.type == "cpu" or self.computed == len(self.plan):  # elsewhere each write waits for the device
             self._write()
 
     def _numbers(self, images: Tensor) -> Tensor:
@@ -233,17 +239,20 @@ class TeacherTable:
         return torch.cat([part.flatten(1).float() for part in (logits, *features)], 1).to(self.rows.dtype)
 
     def _compare(self, images: Tensor, numbers: Tensor) -> None:
-        """Says it if the outputs for an image depend on its neighbours in the block, once for each run."""
+        """Says it if the outputs for an image depend on the other images of the block, once for each run."""
         self.is_compared = True
-        if not torch.equal(self._numbers(images.flip(0)).flip(0), numbers):
+        others = images.clone()
+        others[1::2] = images[:1]
+        if not torch.equal(self._numbers(others)[::2], numbers[::2]):
             what = f"the last bits of {self.model.name}'s outputs depend on the other images of a block on this device"
             self.notice(f"teacher table: {what}; runs that share it may differ by them, teacher.table=off keeps none")
         self.model.count(-self.block, -self.block)
 
     def _write(self) -> None:
         """Writes the computed rows to the file; where that is not possible, later runs compute them again."""
-        new = self.waiting[self.written : self.computed]
-        numbers, places = self.rows[new].cpu().numpy(), self.places[new.cpu().numpy()]
+        new = self.plan[self.written : self.computed]
+        new = new[new >= 0]
+        numbers = self.rows[torch.from_numpy(new).to(self.device)].cpu().numpy()
         self.written = self.computed
         if self.file.dtype == np.float16 and np.isinf(numbers).any():
             what = f"outputs of {self.model.name} exceed 65504, the largest number of fp16; use fp32"
@@ -251,8 +260,32 @@ class TeacherTable:
         if not self.is_writable:
             return
         try:
-            self.file.write(places, numbers)
+            self.file.write(self.places[new], numbers)
         except OSError as error:
             self.is_writable = False
             what = f"{self.file.path} cannot be written ({error.strerror}); what it lacks is computed in every run"
             self.notice(f"teacher table: {what}")
+
+
+def planned(missing: Ints, index: Ints, block: int) -> tuple[Ints, list[int]]:
+    """Plans the blocks that compute the ``missing`` rows of a chunk, each image at its place in a block.
+
+    Args:
+        missing: (M,) rows of the chunk, ascending.
+        index: (N,) the images of all its rows.
+        block: images per block.
+
+    Returns:
+        The row at each place of each block (B, block), -1 for a filler; and for each row of the chunk how many blocks
+        are needed until it and all rows before it are known.
+    """
+    slots = index[missing] % block
+    order = np.argsort(slots, kind="stable")
+    counts = np.bincount(slots, minlength=block)
+    turns = np.empty_like(missing)  # the first row of each slot is in block 0, the second in block 1, and so on
+    turns[order] = np.arange(len(missing)) - np.repeat(np.cumsum(counts) - counts, counts)
+    plan = np.full((counts.max(), block), -1)
+    plan[turns, slots] = missing
+    needed = np.zeros(len(index), dtype=np.int64)
+    needed[missing] = turns + 1
+    return plan, np.maximum.accumulate(needed).tolist()

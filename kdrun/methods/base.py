@@ -106,17 +106,28 @@ class AnyMethod(nn.Module):
         yield self.distill(exp)
 
     def distill(self, exp: Experiment, name: str = "distill", **changes: Any) -> Stage:
-        """Returns the usual stage: one update, in which the student and the method's parts minimize ``loss``."""
-        deployed = self.deployed(exp)
+        """Returns the usual stage: one update, in which the student and the method's parts minimize ``loss``.
+
+        What a method has frozen of them is left out.
+        """
+        deployed, changes = self.deployed(exp), {"memory": self.memory(), **changes}
         players = {STUDENT: exp.student, "method": self}
         if deployed is not exp.student:
             players, changes = {**players, "deployed": deployed}, {"deployed": "deployed", **changes}
-        update = Update([*exp.student.parameters(), *self.parameters()], self.loss_of(exp))
+        weights = [weight for part in (exp.student, self) for weight in part.parameters() if weight.requires_grad]
+        update = Update(weights, self.loss_of(exp), after_step=self.after_step)
         return exp.stage(name, [update], players, **changes)
 
     def deployed(self, exp: Experiment) -> nn.Module:
         """Returns the model to score, count, test and export: the student, or a ``Tapped`` model around it."""
         return exp.student
+
+    def after_step(self) -> None:
+        """Called after each step of the usual stage, without gradients, to update what the method remembers."""
+
+    def memory(self) -> nn.Module | None:
+        """Returns what the method remembers of single samples, see ``Stage.memory``; most methods have nothing."""
+        return None
 
     def loss_of(self, exp: Experiment) -> Callable[[Step], Terms]:
         """Returns ``loss`` as a function of a step, as an update needs it."""

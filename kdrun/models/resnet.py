@@ -81,10 +81,12 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample = _shortcut(inputs, outputs, stride, shortcut)
+        self.relu = nn.ReLU()  # a module, so that its input can be tapped
 
     def forward(self, x: Tensor) -> Tensor:
         change = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(change + self.downsample(x))
+        active: Tensor = self.relu(change + self.downsample(x))
+        return active
 
 
 def _shortcut(inputs: int, outputs: int, stride: int, shortcut: str) -> nn.Module:

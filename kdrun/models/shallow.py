@@ -6,7 +6,6 @@ from collections import OrderedDict
 from itertools import pairwise
 from typing import Annotated, Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdrun.models.init import he_normal
@@ -79,9 +78,11 @@ class Block(nn.Module):
         self.change = nn.Sequential(*layers)
         same = inputs == outputs and stride == 1
         self.shortcut = nn.Sequential(*([] if same else _convolution(inputs, outputs, 1, stride)))
+        self.relu = nn.ReLU()  # a module, so that its input can be tapped
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.change(x) + self.shortcut(x))
+        active: Tensor = self.relu(self.change(x) + self.shortcut(x))
+        return active
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:

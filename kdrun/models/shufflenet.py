@@ -100,11 +100,13 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(middle, outputs, 1, groups=groups, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.pool = nn.AvgPool2d(3, 2, padding=1) if stride == 2 else None
+        self.relu = nn.ReLU()  # a module, so that its input can be tapped
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.channel_shuffle(F.relu(self.bn1(self.conv1(x))), self.groups)
         out = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(out)))))
-        return F.relu(x + out if self.pool is None else torch.cat([out, self.pool(x)], dim=1))
+        active: Tensor = self.relu(x + out if self.pool is None else torch.cat([out, self.pool(x)], dim=1))
+        return active
 
 
 class SplitUnit(nn.Module):

@@ -75,6 +75,7 @@ class PreActivationBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
+        self.relu = nn.ReLU()  # a module, so that its input can be tapped
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.dropout = nn.Dropout(dropout)
@@ -84,6 +85,6 @@ class PreActivationBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x))
+        active = self.relu(self.bn1(x))
         change: Tensor = self.conv2(self.dropout(F.relu(self.bn2(self.conv1(active)))))
         return change + (x if self.convShortcut is None else self.convShortcut(active))

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdrun.config.values import check_value
 from kdrun.errors import ConfigError, InputError
@@ -98,6 +98,8 @@ class StageJournal:
         state = read[0] if read and read[0]["after"] == self.after else None
         if state is not None:
             self._check_modules(self.last, state["modules"])
+            if self.stage.memory is not None:
+                self._check_modules(self.last, state.get("memory"), self.stage.memory)
             if (best := state["best"]) is not None:
                 self._check_modules(self.last, best.get("modules"))
         self.record.restore(self._rows(self.last, state["rows"]) if state else self.record.settled)
@@ -114,10 +116,16 @@ class StageJournal:
         seals = {"format": FORMAT, "origin": self.origin, "after": self.after, "rows": json.dumps(self.record.rows)}
         return files.save(self.record.destination(path), {**state, **seals, "modules": modules})
 
-    def _check_modules(self, path: Path, modules: Any) -> None:
-        """Refuses weights whose names, shapes or types are not those of the stage: loading would cast types."""
+    def _check_modules(self, path: Path, modules: Any, expected: nn.Module | None = None) -> None:
+        """Refuses weights whose names, shapes or types are not those of the stage: loading would cast types.
+
+        Args:
+            path: the file that they are from.
+            modules: the weights by name.
+            expected: the module that they are for; those of the stage if None.
+        """
         modules = modules if isinstance(modules, dict) else {}
-        own = {name: form(value) for name, value in self.stage.modules.state_dict().items()}
+        own = {name: form(value) for name, value in (expected or self.stage.modules).state_dict().items()}
         other = {name: form(value) for name, value in modules.items()}
         if different := [name for name in {**own, **other} if own.get(name) != other.get(name)]:
             name = different[0]

@@ -158,8 +158,7 @@ def close_epoch(training: Training, journal: Journal, clock: Clock) -> None:
 COSTS = ("train_seconds", "train_cpu_seconds", "teacher_images", "teacher_images_run")
 """The costs of a training: wall-clock seconds, CPU seconds of this process, and teacher images.
 
-Teacher images count the images that the outputs of frozen models were asked for: they depend on the method alone. Those
-that frozen models were run on depend on what a teacher table knew before.
+Teacher images are those that a method asked frozen models about, ``_run`` those that no teacher table knew before.
 """
 
 STATE = ("epoch", "step", "totals", "counts", *COSTS, "scores", "best")
@@ -198,16 +197,16 @@ class Training:
             optimizers.append(make(list(update.params)))
             for group in optimizers[-1].param_groups:
                 group.setdefault("initial_lr", group["lr"])
-        buffers = {name: tensor for name, tensor in stage.modules.named_buffers() if tensor.is_floating_point()}
-        flags = [torch.isfinite(tensor).all().to(runtime.device) for tensor in buffers.values()]
-        are_finite = torch.stack(flags).tolist() if flags else []
-        infinite = frozenset(name for name, is_finite in zip(buffers, are_finite, strict=True) if not is_finite)
+        buffers = ((name, tensor) for name, tensor in stage.modules.named_buffers() if tensor.is_floating_point())
+        infinite = frozenset(name for name, tensor in buffers if not bool(torch.isfinite(tensor).all()))
         return cls(stage, recipe, runtime, optimizers, infinite)
 
     def state(self) -> State:
         """Returns everything that the rest of the stage depends on."""
+        memory = self.stage.memory
         return {
             **{name: getattr(self, name) for name in STATE},
+            **({} if memory is None else {"memory": memory.state_dict()}),
             "modules": self.stage.modules.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generators": generators(),
@@ -224,6 +223,8 @@ class Training:
             setattr(self, name, state[name])
         self.totals = {name: total.to(self.runtime.device) for name, total in self.totals.items()}
         self.stage.modules.load_state_dict(state["modules"])
+        if self.stage.memory is not None:
+            self.stage.memory.load_state_dict(state["memory"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
             check_shapes(optimizer)
@@ -275,6 +276,8 @@ class Training:
         named: list[tuple[str, Tensor]] = [("a weight", weight) for weight in self.stage.modules.parameters()]
         buffers = dict(self.stage.modules.named_buffers())
         named += [(f"buffer {name}", tensor) for name, tensor in buffers.items() if name not in self.infinite]
+        if self.stage.memory is not None:
+            named += [(f"memory {name}", tensor) for name, tensor in self.stage.memory.named_buffers()]
         for update, optimizer in zip(self.stage.updates, self.optimizers, strict=True):
             what = f"{{}} of optimizer {type(optimizer).__name__.lower()} of the {update.player}"
             for state in optimizer.state.values():

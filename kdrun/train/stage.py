@@ -49,11 +49,15 @@ class Outputs(NamedTuple):
     """The outputs of a tapped model for a batch."""
 
     logits: Tensor  # (N, classes); in image translation the translated images, (N, C, H, W)
-    features: list[Tensor]  # one per tap, in the order of the model's taps
+    features: list[Tensor]  # one per tap: the model's own in their order, then those that the method has added
 
 
 class Model(Protocol):
     """A model that a step can run: a tapped model, or a trained one."""
+
+    @property
+    def taps(self) -> list[str]:
+        """The model's own taps; features of taps that a method has added come behind theirs."""
 
     def __call__(self, images: Tensor, /) -> Outputs:
         """Returns the outputs for ``images`` (N, C, H, W)."""
@@ -137,6 +141,9 @@ class Stage:
     """Returns the outputs of a frozen model for a batch: the model may have been run on these images before."""
     until: Callable[[Scores], bool] = field(default=lambda scores: False)
     """Called with the scores after each epoch; returns whether the stage ends early."""
+    memory: nn.Module | None = None
+    """Buffers that hold something for each training sample. They are saved and resumed with the stage, but not copied
+    with every best epoch, and not kept at its end."""
 
     def __post_init__(self) -> None:
         self.modules = nn.ModuleDict(self.players)

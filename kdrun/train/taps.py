@@ -1,4 +1,4 @@
-"""Taps: the outputs of named submodules, returned beside the model's own output."""
+"""Taps: the outputs or inputs of named submodules, returned beside the model's own output."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ from torch import Tensor, nn
 from kdrun.errors import ConfigError
 from kdrun.train.stage import Outputs
 
+INPUT = ":in"
+"""Ending of a tap that is the input of a submodule."""
 Module = TypeVar("Module", bound=nn.Module)
 Normalization = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation per channel, of pixels in [0, 1]."""
 
 
 class Tapped(nn.Module):
-    """Wraps ``model`` so that a call returns ``Outputs``: its logits, and the outputs of its ``taps`` in order.
+    """Wraps ``model`` so that a call returns ``Outputs``: its logits, and one feature per tap in order.
+
+    A tap is the dotted name of a submodule: its output is the feature. ``NAME:in`` is the submodule's first input.
+    Taps that a method adds stand behind ``taps``, which are the model's own.
 
     Args:
         model: any module that maps images (N, C, H, W) to one tensor.
-        taps: dotted names of its submodules, from shallow to deep.
+        taps: its taps, from shallow to deep.
 
     Raises:
         AttributeError: if ``model`` has no submodule of a tap's name. The message lists the submodules; if there are
@@ -36,18 +41,39 @@ class Tapped(nn.Module):
         super().__init__()
         self.model = model
         self.taps = list(taps)
+        self.all_taps: list[str] = []  # ``taps``, then those added: one per feature
         self._captured: dict[int, tuple[Tensor, int]] = {}  # output of each tap, and its version at capture
         self._last: int | None = None
         self._compiled: tuple[int, Any] | None = None
         self.image_count = 0  # images whose outputs were asked for so far
         self.run_count = 0  # images that the model was run on so far; a teacher table answers for the others
-        modules = dict(model.named_modules())
-        for number, tap in enumerate(self.taps):
-            if tap not in modules:
-                names = [name for name in modules if name]
-                near = [name for name in names if len(names) < 20 or name.count(".") <= tap.count(".")]
-                raise AttributeError(f"no submodule {tap!r} (has: {', '.join(near)})")
-            modules[tap].register_forward_hook(partial(self._capture, number))
+        for tap in self.taps:
+            self._hook(tap)
+
+    def add(self, tap: str) -> int:
+        """Returns the number of ``tap`` among the features; adds it behind the others if the model has no such tap."""
+        if tap not in self.all_taps:
+            self._hook(tap)
+            if self._compiled:
+                torch.compiler.reset()  # a graph compiled before does not run the new hook
+        return self.all_taps.index(tap)
+
+    def _hook(self, tap: str) -> None:
+        modules, name = dict(self.model.named_modules()), tap.removesuffix(INPUT)
+        if name not in modules:
+            names = [each for each in modules if each]
+            near = [each for each in names if len(names) < 20 or each.count(".") <= name.count(".")]
+            raise AttributeError(f"no submodule {name!r} (has: {', '.join(near)})")
+        number = len(self.all_taps)
+        if tap.endswith(INPUT):
+            modules[name].register_forward_pre_hook(partial(self._capture_input, number))
+        else:
+            modules[name].register_forward_hook(partial(self._capture, number))
+        self.all_taps.append(tap)
+
+    def _capture_input(self, number: int, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        overwrites = getattr(module, "inplace", False)
+        self._capture(number, module, args, args[0].clone() if overwrites else args[0])
 
     def _capture(self, number: int, module: nn.Module, args: Any, output: Tensor) -> None:
         self._captured[number] = output, output._version
@@ -76,22 +102,22 @@ class Tapped(nn.Module):
         if self._compiled and len(images) == self._compiled[0]:
             # clones, because a replayed graph overwrites its previous outputs
             logits = self._compiled[1](images).clone()
-            features = [self._captured[number][0].clone() for number in range(len(self.taps))]
+            features = [self._captured[number][0].clone() for number in range(len(self.all_taps))]
         else:
             logits = self.model(images)
-            features = [self._intact(number) for number in range(len(self.taps))]
+            features = [self._intact(number) for number in range(len(self.all_taps))]
         self._captured.clear()  # a stored feature would keep its whole graph in memory
         return Outputs(logits, features)
 
     def _intact(self, number: int) -> Tensor:
         feature, version = self._captured[number]
         if feature._version != version:
-            what = f"{self.taps[number]!r} is overwritten by a module behind it that works in place"
+            what = f"{self.all_taps[number]!r} is overwritten by a module behind it that works in place"
             raise ConfigError("taps", f"{what}; tap that one, or the block around both")
         return feature
 
     def until(self, images: Tensor, tap: int) -> Tensor:
-        """Returns the output of tap number ``tap`` (from 0); the layers after it are not run and keep their state."""
+        """Returns the feature of tap number ``tap`` (from 0); the layers after it are not run and keep their state."""
         self.count(len(images), len(images))
         self._last = tap
         try:

@@ -87,3 +87,13 @@ def test_a_compiled_model_keeps_the_names_of_its_weights(sizes: list[int]) -> No
     net.compile_batches(5)
     net(torch.zeros(5, 4))
     assert list(net.state_dict()) == names
+
+
+def test_a_tap_added_after_compiling_is_captured(sizes: list[int]) -> None:
+    net = Tapped(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))).eval()
+    images = torch.randn(5, 4)
+    net.compile_batches(5)
+    with torch.no_grad():
+        net(images)
+        number = net.add("2:in")
+        assert torch.equal(net(images).features[number], net.model[0](images).relu())

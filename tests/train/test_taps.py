@@ -202,3 +202,36 @@ def test_gradients_reach_the_input_of_a_frozen_model() -> None:
     freeze(Tapped(net()))(images).logits.sum().backward()
     assert images.grad is not None
     assert images.grad.any()
+
+
+def test_a_tap_at_an_input_is_what_the_module_gets() -> None:
+    model = net().eval()
+    outputs = Tapped(model, ["fc:in", "second.act:in", "first"])(IMAGES)
+    before = model.second.bn(model.second.conv(model.first(IMAGES)))
+    assert torch.equal(outputs.features[1], before)
+    assert torch.equal(outputs.features[0], before.relu().mean((2, 3)))
+    assert torch.equal(outputs.features[2], model.first(IMAGES))
+
+
+def test_the_input_of_a_module_in_place_is_what_it_was() -> None:
+    outputs = Tapped(in_place(), ["1:in"])(IMAGES)
+    assert torch.equal(outputs.features[0], in_place()[0](IMAGES))
+    assert torch.equal(outputs.logits, in_place()(IMAGES))
+
+
+def test_layers_behind_an_input_tap_are_not_run() -> None:
+    model = net()
+    feature = Tapped(model, ["count:in"]).until(IMAGES, 0)
+    assert (model.count.calls, feature.shape) == (0, (6, 4, 4, 4))
+
+
+def test_an_added_tap_comes_last_and_is_no_own_tap() -> None:
+    model = Tapped(net(), ["second", "first"])
+    assert [model.add("fc:in"), model.add("first"), model.add("fc:in")] == [2, 1, 2]
+    assert model.taps == ["second", "first"]
+    assert [feature.shape[1] for feature in deepcopy(model)(IMAGES).features] == [4, 3, 4]
+
+
+def test_an_unknown_module_with_an_input_tap_is_named() -> None:
+    with pytest.raises(AttributeError, match=r"^no submodule 'fd' \(has: first, "):
+        Tapped(net(), ["fd:in"])
