@@ -30,13 +30,16 @@ LABELLED = "the option that was chosen, not a key"
 MODEL, MODELS = ("new_teacher",), ("assistants", "students")
 """Keys of a method whose value is a model, or a list of models; models are named as in the group ``model``."""
 
+METHODS = ("parts",)
+"""Keys of a method whose value is a list of methods: names, or ``{name: NAME, KEY: VALUE}`` to change arguments."""
+
 
 def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> dict[str, Any]:
     """Returns the config of the run that ``overrides`` ask for.
 
     It is plain and resolved. Every node that was chosen by name (dataset, teacher, student, method, both optimizers and
     schedules, a method nested in another) carries that name under ``name``, and ``experiment`` holds the experiment's
-    name. Strings under ``MODEL`` and ``MODELS`` of a method are replaced by the models that they name.
+    name. Strings under ``MODEL``, ``MODELS`` and ``METHODS`` of a method are replaced by what they name.
     ``method.base=fitnets`` and ``teacher.recipe.optimizer=sgd`` choose options like ``method=kd`` does.
 
     Args:
@@ -71,7 +74,7 @@ class Composer:
             config["name"] = normalize("NFC", str(config["name"]))  # names that look the same must be one folder
         if config["teacher"] and config["teacher"].get("table") is False:  # what YAML makes of the word off
             config["teacher"]["table"] = "off"
-        self._add_models(config["method"], "method")
+        self._expand(config["method"], "method")
         check_root(config)
         return config
 
@@ -94,17 +97,51 @@ class Composer:
                 OmegaConf.update(cfg, f"{package}.name", name, force_add=True)
         return cfg, choices
 
-    def _add_models(self, node: Any, where: str) -> None:
+    def _expand(self, node: Any, where: str, around: tuple[str, ...] = ()) -> None:
         for key, value in node.items() if isinstance(node, dict) else ():
+            place = f"{where}.{key}"
             if key in MODELS and isinstance(value, list):
-                node[key] = [self._model(item, f"{where}.{key}") for item in value]
+                node[key] = [self._model(item, place) for item in value]
+            elif key in METHODS and isinstance(value, list):
+                node[key] = [self._method(item, f"{place}[{number}]", around) for number, item in enumerate(value)]
             elif key in MODEL:
-                node[key] = self._model(value, f"{where}.{key}")
+                node[key] = self._model(value, place)
             elif key not in MODELS:
-                self._add_models(value, f"{where}.{key}")
+                self._expand(value, place, around)
+
+    def _method(self, item: Any, where: str, around: tuple[str, ...]) -> Any:
+        """Returns the node of the method that ``item`` names; it is a part of those named in ``around``."""
+        changes = item if isinstance(item, dict) else {}
+        if "_target_" in changes:
+            self._expand(item, where, around)
+            return item
+        name: Any = changes.get("name") if changes else item
+        self.options.check_option("method", name, where)
+        if name in around:
+            raise ConfigError(where, f"{name} is a part of itself; take it out")
+        node = name_first(resolve(self.merge([f"method={name}"])[0])["method"])
+        self._expand(node, where, (*around, name))
+        return changed(node, changes, where)
 
     def _model(self, name: Any, where: str) -> Any:
         return {"name": name, **self.options.model(name, where)} if isinstance(name, str) else name
+
+
+def changed(node: dict[str, Any], changes: dict[str, Any], where: str) -> dict[str, Any]:
+    """Returns ``node`` with the values of ``changes``, key by key as far as both are groups of keys.
+
+    Raises:
+        ConfigError: if ``node`` has no such key.
+    """
+    result = dict(node)
+    for key, value in changes.items():
+        if key not in node:
+            raise ConfigError(f"{where}.{key}", f"unknown key{did_you_mean(str(key), node)}")
+        old = node[key]
+        if isinstance(value, dict) and isinstance(old, dict):
+            value = changed(old, value, f"{where}.{key}")
+        result[key] = float(value) if type(value) is int and isinstance(old, float) else value  # as ``put`` does
+    return result
 
 
 def put(cfg: DictConfig, base: DictConfig, override: Override) -> None:

@@ -26,7 +26,7 @@ from kdrun.config.places import CONF, searching
 from kdrun.config.quoting import PATHS, quote, takes_text
 from kdrun.config.root import GROUPS
 from kdrun.config.sources import BASE, Conf
-from kdrun.config.suggest import did_you_mean
+from kdrun.config.suggest import FIELD, did_you_mean
 from kdrun.config.tree import has
 from kdrun.config.values import CONTROL, show
 from kdrun.errors import ConfigError
@@ -201,7 +201,7 @@ class Options:
 
     def model(self, name: str, where: str) -> dict[str, Any]:
         """Returns the model of that name as a plain node."""
-        self._check_option("model", name, where)
+        self.check_option("model", name, where)
         content = self._load(f"model/{name}", ())
         check_expansion(OmegaConf.to_container(content, resolve=False))
         loaded = OmegaConf.to_container(content.model, resolve=True)
@@ -216,12 +216,17 @@ class Options:
             raise ConfigError(where, "several values need -m")
         if isinstance(value, list):
             raise ConfigError(where, "takes one option, not a list")
-        self._check_option(group, value, where)
+        self.check_option(group, value, where)
 
-    def _check_option(self, group: str, name: Any, where: str) -> None:
+    def check_option(self, group: str, name: Any, where: str) -> None:
+        """Refuses a ``name`` that is no option of ``group``.
+
+        Raises:
+            ConfigError: naming ``where``.
+        """
         if not self._is_option(group, name):
             names = self.names(group)
-            meant = did_you_mean("none" if name is None else str(name), names)
+            meant = did_you_mean("none" if name is None else str(name), names) if not is_another(group, name) else ""
             many = f"kdrun ls {group if group in GROUPS else 'student'} lists all {len(names)}"
             have = f"have: {', '.join(names)}" if len(names) <= 12 else many
             raise ConfigError(where, f"no option {show(name)} ({have}){meant}")
@@ -252,6 +257,11 @@ class Options:
             text = re.sub(r"\w+ raised while composing config: | object_type=\w+", "", text)  # names of Python classes
             keys = [line.partition("=")[0].lstrip("+") for line in lines]
             raise ConfigError(next((key for key in keys if key in text), "config"), text) from fault
+
+
+def is_another(group: str, name: Any) -> bool:
+    """Whether ``name``, no option of ``group``, is what papers call another method: it is no slip for one of them."""
+    return group == "method" and isinstance(name, str) and name in FIELD
 
 
 def check_text(key: str, word: str) -> None:

@@ -68,7 +68,7 @@ class Root:
     epochs: Annotated[int, "[1, 100000]"] = 20
     batch_size: Annotated[int, "[1, 1000000]"] = 64
     device: Device = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
     compile: bool = False
     threads: Annotated[int, "[1, 1024]"] = 1
     resume: FilePath | None = None
@@ -76,6 +76,7 @@ class Root:
     name: Name | None = None
     trust: list[str] = field(default_factory=list)
     baseline: bool = True
+    figures: Literal["auto", True, False] = "auto"
     fast_dev_run: bool = False
     dry_run: bool = False
 

@@ -37,6 +37,15 @@ SYNONYMS = {
 }
 """Other names -> names in kdrun, in the same group or from the root; the first that exists is suggested."""
 
+FIELD = frozenset(
+    "ab abkd aekd afd aid at ban bann blkd byot camkd catkd cc cgan ckd cmi crcd crd crld cskd ctkd cwd dafl "
+    "datafree dcd ddgsd deepinversion deepkd dekd dfad dfq diffkd dist dkd dlb dml dot ebkd fastdfkd fcfd fitnets "
+    "fsp ft gkd gskd icd ickd ifvd irg itrd kd kdsvd ldrld logit_std logits lsr lwm mean_teacher mgd mlkd mlld nkd "
+    "nst ofa ofd okddip pefd pkd pkt pskd rco rekd reviewkd rkd rld rrd semckd simkd skd sld sobolev sp srd srrl "
+    "sskd takd tfkd ttm uskd vid vitkd vkd wkd wkd_f wkd_l wskd wsld wttm zskd zskt".split()
+)
+"""Names by which papers call their methods: none is a slip for another, whether kdrun has it or not."""
+
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Returns ``"; did you mean 'x'?"`` for the dotted key or option in ``words`` nearest to ``word``, or nothing."""
@@ -48,6 +57,8 @@ def nearest(word: str, words: list[str]) -> str | None:
     """Returns the one of ``words`` that ``word`` probably means: a synonym, a typing error or another place."""
     if word in words:
         return word
+    if (spelled := word.lower().replace("-", "_")) in words:  # as papers write it: ReviewKD, DKD
+        return spelled
     parent, _, last = word.rpartition(".")
     parents = {key.rpartition(".")[0] for key in words}
     if parent not in parents and (key := by_parts(word, words)):

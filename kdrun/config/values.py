@@ -122,7 +122,7 @@ def _is_plain(hint: Any) -> bool:
 
 def _check_choice(value: Any, choices: Sequence[Any], where: str) -> None:
     if not any(value == choice and type(value) is type(choice) for choice in choices):
-        words = [str(choice) for choice in choices]
+        words = [choice if isinstance(choice, str) else show(choice) for choice in choices]
         meant = did_you_mean(str(value), words)
         raise ConfigError(where, f"{show(value)} is not one of {', '.join(words)}{meant}")
 

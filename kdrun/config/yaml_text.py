@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 from yaml import events
 
 from kdrun.config.values import CONTROL
@@ -86,6 +86,8 @@ def parse_yaml(text: str | bytes, name: str) -> dict[str, Any]:
         raise ConfigError(where, f"cannot be read as YAML: {fault.problem or fault.context}") from fault
     except yaml.reader.ReaderError as fault:
         raise ConfigError(name, "cannot be read as YAML: it has a control character") from fault
+    except KeyValidationError as fault:  # it names the key's Python class
+        raise ConfigError(name, "has a key that is neither text nor a number; put it in quotes") from fault
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as fault:
         raise ConfigError(name, f"cannot be read as YAML: {str(fault).partition(chr(10))[0]}") from fault
 

@@ -24,6 +24,7 @@ from kdrun.errors import ConfigError
 from kdrun.models import loading
 from kdrun.store import weights
 from kdrun.store.checkpoint import Journals, journals
+from kdrun.store.evaluations import Evaluations
 from kdrun.store.model_store import ModelStore, differences, key
 from kdrun.store.record import Listener, Record
 from kdrun.train.loop import Recipe
@@ -55,6 +56,7 @@ class Experiment:
         listen: called at every step, for a progress display.
         notice: called with one line that the user should see.
         chain: the trained models that this training has used, in order; the teacher is first.
+        evaluations: the scores of trained models that earlier runs have measured; None measures all.
         untrained: models with their initial weights, built by a rehearsal and not yet taken, see ``untrained_key``.
     """
 
@@ -72,6 +74,7 @@ class Experiment:
     listen: Listener
     notice: Callable[[str], None]
     chain: list[Trained] = field(default_factory=list)
+    evaluations: Evaluations | None = None
     untrained: dict[str, Tapped] = field(default_factory=dict)
 
     @property
@@ -200,10 +203,14 @@ class Experiment:
             logits, targets = (pixels(images, source.mean, source.std) for images in (logits, targets))
         return measure(source.task, logits, targets)
 
+    @property
+    def evaluation_batch(self) -> int:
+        """The images per batch of a split: without gradients there is memory for large batches, which are faster."""
+        return max(256, self.recipe.batch_size)
+
     def batches(self, split: str) -> Iterator[Batch]:
         """Yields the batches of a split (``val``, ``test``), in order and without augmentation."""
-        size = max(256, self.recipe.batch_size)  # without gradients there is memory for large batches, which are faster
-        return batches(getattr(self.data, split), self.data.source, size, self.runtime.device)
+        return batches(getattr(self.data, split), self.data.source, self.evaluation_batch, self.runtime.device)
 
     def predict(self, model: nn.Module, split: str) -> tuple[Tensor, Tensor]:
         """Returns the logits of ``model`` on a split and the targets; leaves it in eval mode."""
@@ -247,12 +254,12 @@ class Experiment:
         exp = replace(exp, student=exp.compiled(net))
         record = Record(folder, f"{model['name']} by {method['name']}", self.listen)
         try:
-            record.text("model", str(model))
             scores, deployed = exp.follow(
                 exp.method(method), journals(record, self.key_fields(model, method, teacher, plan))
             )
             self.check_link(deployed, exp.student, method["name"])
             record.check_place()
+            record.text("model", str(model))  # not before: TensorBoard's import would delay the first step
             weights.write(folder / "model.safetensors", exp.student.model)
             return {"files": record.digests(), "scores": scores, "environment": self.runtime.environment()}
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,9 +171,14 @@ def sources(nodes: Any, builder: Builder) -> Iterator[str]:
 
 def reads(builder: Builder, node: Node) -> frozenset[str]:
     """Returns what the method of ``node`` reads of models, including what the methods nested in it read."""
-    nested = [reads(builder, value) for value in node.values() if is_node(value)]
     own: frozenset[str] = getattr(builder.target(node, "method"), "reads", frozenset())
-    return own.union(*nested)
+    return own.union(*(reads(builder, nested) for nested in nodes_in(node.values())))
+
+
+def nodes_in(values: Iterable[Any]) -> list[Node]:
+    """Returns the nodes among ``values``, and those in lists among them."""
+    items = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    return [item for item in items if is_node(item)]
 
 
 def initialised(

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 import torch
 
+from kdrun.data import raw
 from kdrun.data.source import Source, Split, check
 from kdrun.data.splits import set_aside
+from kdrun.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SHAPE = (1797, 65)
+"""The rows and columns of the file of scikit-learn."""
+
+AGAIN = "install scikit-learn again"
 
 
 @dataclass(kw_only=True)
@@ -27,9 +40,30 @@ class Digits(Source):
     test_size: Annotated[int, "[1, 1796]"] = 450
 
     def read(self) -> tuple[Split, Split]:
-        from sklearn.datasets import load_digits  # takes a second, and only this data set needs it
-
-        loaded = load_digits()
-        pixels = torch.from_numpy(loaded.images).mul(255 / 16).round().to(torch.uint8)  # 0 ... 16 as shipped
-        whole = check(Split(pixels[:, None], torch.from_numpy(loaded.target).long()), self, "scikit-learn's digits")
+        table = torch.from_numpy(shipped())
+        pixels = table[:, :-1].view(-1, 1, 8, 8).mul(255 / 16).round().to(torch.uint8)  # 0 ... 16 as shipped
+        whole = check(Split(pixels, table[:, -1].long()), self, "scikit-learn's digits")
         return set_aside(whole, self.test_size, "digits")
+
+
+def shipped() -> NDArray[np.float64]:
+    """Returns the table (1797, 65) that scikit-learn ships: the pixels of an image in 0 ... 16, and its class.
+
+    Its file is read as ``sklearn.datasets.load_digits`` does, without the import of scikit-learn, which takes a second.
+
+    Raises:
+        InputError: if scikit-learn is not installed, or the file is not as it was shipped.
+    """
+    package = find_spec("sklearn")
+    if package is None or not package.submodule_search_locations:
+        raise InputError("dataset", f"digits are a file of scikit-learn, which is not installed; {AGAIN}")
+    path = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    with raw.opened(path) as file:
+        content = raw.take(file, path, raw.capacity(path))
+    try:
+        table = np.loadtxt(content.decode("ascii").splitlines(), delimiter=",")
+    except ValueError as error:
+        raise InputError(str(path), f"is not a table of numbers; {AGAIN}") from error
+    if table.shape != SHAPE:
+        raise InputError(str(path), f"has not the {SHAPE[0]} rows of {SHAPE[1]} numbers of the digits; {AGAIN}")
+    return table

@@ -43,7 +43,7 @@ class Split(NamedTuple):
         seen = hashlib.sha256()
         for tensor in self:
             seen.update(repr(tuple(tensor.shape)).encode())
-            seen.update(tensor.contiguous().numpy().data)
+            seen.update(tensor.cpu().contiguous().numpy().data)
         return seen.hexdigest()
 
 

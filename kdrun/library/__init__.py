@@ -15,11 +15,11 @@ from typing import Any, Literal, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from kdrun.config.build import Builder, is_node
+from kdrun.config.build import Builder
 from kdrun.config.root import Root
 from kdrun.config.values import check_value
 from kdrun.core.experiment import Experiment
-from kdrun.core.models import Plan, Trained, reads
+from kdrun.core.models import Plan, Trained, nodes_in, reads
 from kdrun.core.rehearsal import Rehearsal
 from kdrun.core.teacher_table import Tables
 from kdrun.data.source import Source
@@ -121,7 +121,8 @@ def distill(
     if not isinstance(method, AnyMethod):
         raise ConfigError("method", f"{method!r} is no method; use one such as KD()")
     recipe = {"epochs": epochs, "batch_size": batch_size}
-    check_settings({**recipe, "seed": seed, "device": device, "precision": precision})
+    check_settings({**recipe, "seed": seed, "device": device})
+    check_value(precision, Literal["fp32", "bf16"], "precision")
     node = {**recipe, "optimizer": described(optimizer), "schedule": described(schedule)}
     plan = ObjectPlan(node, seed, subset=True, objects=Recipe(epochs, batch_size, optimizer, schedule))
     source = data if isinstance(data, Source) else Tensors(*data)
@@ -148,7 +149,8 @@ def distill(
             notice=display.notice if display else discard,
         )
         check_fit(exp, method, teacher)
-        return train_student(exp.taught_by(frozen(exp, teacher)) if teacher else exp, method, place)
+        exp = exp.taught_by(frozen(exp, teacher)) if teacher else exp
+        return train_student(exp, method, place, figures=folder is not None)
 
 
 @dataclass(frozen=True)
@@ -161,10 +163,10 @@ class ObjectPlan(Plan):
         return replace(self.objects, epochs=self.node["epochs"], batch_size=self.node["batch_size"])
 
 
-def train_student(exp: Experiment, method: AnyMethod, folder: Path) -> Distilled:
-    """Rehearses, trains and tests the student of ``exp``; the record is in ``folder``."""
+def train_student(exp: Experiment, method: AnyMethod, folder: Path, *, figures: bool) -> Distilled:
+    """Rehearses, trains and tests the student of ``exp``; the record is in ``folder``, with ``figures`` if wanted."""
     Rehearsal.of(exp).follow_dry(deepcopy(method))
-    config, key = pieces(exp, method), fields_of(exp, method)
+    config, key = {**pieces(exp, method), "figures": figures}, fields_of(exp, method)
     record = Record(folder, f"{config['student']['name']} by {config['method']['name']}", exp.listen)
     try:
         refuse_other_fields(folder, key)
@@ -198,7 +200,7 @@ def frozen(exp: Experiment, teacher: nn.Module) -> Trained:
 
 def reads_of(method: AnyMethod) -> frozenset[str]:
     """Returns what ``method`` reads of models, including what the methods nested in it read."""
-    return method.reads.union(*(reads(Builder(), value) for value in vars(method).values() if is_node(value)))
+    return method.reads.union(*(reads(Builder(), node) for node in nodes_in(vars(method).values())))
 
 
 def tapped(model: nn.Module) -> Tapped:

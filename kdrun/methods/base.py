@@ -9,12 +9,14 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdrun.config.build import KEYWORDS, VARIADIC, Unreadable, hints_of
 from kdrun.config.values import check_value
 from kdrun.core.sequence import Stages
 from kdrun.errors import ConfigError
+from kdrun.methods.arguments import Weight
 from kdrun.train.stage import STUDENT, Batch, Outputs, Scores, Stage, Step, Terms, Update
 
 if TYPE_CHECKING:
@@ -157,6 +159,40 @@ class Method(AnyMethod):
         return loss
 
 
+class HardAndSoft(Method):
+    """A method that reads logits alone, in two parts: a hard one of the labels, a soft one of the teacher.
+
+    They are apart so that another method can be around the soft part: it sees changed logits, the hard part does not.
+    """
+
+    def hard(self, student: Tensor, teacher: Tensor, batch: Batch) -> Terms:
+        """Returns the weighted terms of hard targets, from logits (N, classes); changes nothing."""
+        raise TypeError(f"{type(self).__name__} does not define hard")
+
+    def soft(self, student: Tensor, teacher: Tensor, batch: Batch) -> Terms:
+        """Returns the weighted terms between logits (N, classes) of student and teacher; changes nothing."""
+        raise TypeError(f"{type(self).__name__} does not define soft")
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> Terms:
+        logits = student.logits, teacher.logits
+        return {**self.hard(*logits, batch), **self.soft(*logits, batch)}
+
+
+class LogitMethod(HardAndSoft):
+    """A method whose hard part is the cross-entropy with the labels; most methods of logits define ``soft`` alone."""
+
+    ce_weight: Weight = 1.0
+    """Weight of the cross-entropy with the labels."""
+
+    def hard(self, student: Tensor, teacher: Tensor, batch: Batch) -> Terms:
+        return {"ce": self.ce_weight * F.cross_entropy(student, batch.targets)} if self.ce_weight else {}
+
+
+def warmup(epoch: int, epochs: int) -> float:
+    """Returns the factor of a loss in ``epoch`` (from 1), which rises evenly to 1 over ``epochs``; 0 epochs: 1."""
+    return min(epoch / epochs, 1.0) if epochs else 1.0
+
+
 class Teacherless(AnyMethod):
     """A method without a teacher."""
 
@@ -214,6 +250,6 @@ def chain_scores(exp: Experiment, chain: list[Trained]) -> Scores:
 
 
 __all__ = [
-    "AnyMethod", "Batch", "Method", "Outputs", "Scores", "Stage", "Stages", "Step", "Teacherless", "Tensor", "Terms",
-    "Update",
+    "AnyMethod", "Batch", "HardAndSoft", "LogitMethod", "Method", "Outputs", "Scores", "Stage", "Stages", "Step",
+    "Teacherless", "Tensor", "Terms", "Update",
 ]  # fmt: skip

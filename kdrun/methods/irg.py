@@ -71,7 +71,9 @@ def carried(first: Tensor, second: Tensor) -> Tensor:
     """Returns the squared distances (N,) between two maps of each sample, divided by the largest."""
     channels = min(first.shape[1], second.shape[1])
     pooled = F.adaptive_avg_pool2d(first, (second.shape[2], second.shape[3]))
-    one, other = (maps.unflatten(1, (channels, -1)).mean(2).flatten(1) for maps in (pooled, second))
+    one, other = (
+        maps.reshape(len(maps), channels, -1, *maps.shape[2:]).mean(2).flatten(1) for maps in (pooled, second)
+    )
     return shares((one - other).square().sum(1))
 
 

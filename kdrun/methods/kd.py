@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdrun.methods.arguments import Temperature, Weight
-from kdrun.methods.base import Batch, Method, Outputs, Terms
+from kdrun.methods.base import Batch, LogitMethod, Terms
 
 Form = Literal["forward", "reverse", "cross_entropy"]
 Reduction = Literal["batchmean", "mean"]
@@ -39,7 +39,7 @@ def soft_loss(
     return distance.sum(1).mean() if reduction == "batchmean" else distance.mean()
 
 
-class KD(Method):
+class KD(LogitMethod):
     """Soft targets: ce_weight CE(labels, student) + kd_weight T^2 KL(teacher || student), both softened by T.
 
     Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2. The defaults are the weights of the CRD benchmark (Tian
@@ -67,14 +67,14 @@ class KD(Method):
     def __post_init__(self) -> None:
         self.needs_teacher = self.kd_weight > 0 or self.hard_targets == "teacher"
 
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> Terms:
-        terms = {}
-        if self.ce_weight:
-            targets = teacher.logits.argmax(1) if self.hard_targets == "teacher" else batch.targets
-            terms["ce"] = self.ce_weight * F.cross_entropy(student.logits / self.hard_temperature, targets)
-        if self.kd_weight:
-            weight = self.kd_weight * (self.temperature**2 if self.t_squared else 1.0)
-            terms["kd"] = weight * soft_loss(
-                student.logits, teacher.logits, self.temperature, self.form, self.reduction
-            )
-        return terms
+    def hard(self, student: Tensor, teacher: Tensor, batch: Batch) -> Terms:
+        if not self.ce_weight:
+            return {}
+        targets = teacher.argmax(1) if self.hard_targets == "teacher" else batch.targets
+        return {"ce": self.ce_weight * F.cross_entropy(student / self.hard_temperature, targets)}
+
+    def soft(self, student: Tensor, teacher: Tensor, batch: Batch) -> Terms:
+        if not self.kd_weight:
+            return {}
+        weight = self.kd_weight * (self.temperature**2 if self.t_squared else 1.0)
+        return {"kd": weight * soft_loss(student, teacher, self.temperature, self.form, self.reduction)}

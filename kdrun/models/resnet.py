@@ -34,6 +34,7 @@ class ResNet(nn.Sequential):
     """
 
     channels_last = True
+    bf16_is_faster = True
 
     def __init__(
         self,

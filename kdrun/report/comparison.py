@@ -49,7 +49,9 @@ class Grid:
         return table
 
 
-NEUTRAL = ("experiment", "method", "seed", "device", "precision", "compile", "threads", "out", "name", "baseline")
+NEUTRAL = (
+    "experiment", "method", "seed", "device", "precision", "compile", "threads", "out", "name", "baseline", "figures",
+)  # fmt: skip
 """Keys that do not change what a claim is about; ``method`` is among them because the table shows the method."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdrun.models.loading import lasting
 
@@ -16,6 +15,8 @@ def parameters(model: nn.Module) -> int:
 
 def flops(model: nn.Module, image: Tensor) -> int:
     """Returns the floating-point operations of one image (1, C, H, W): two for each multiply-add of a layer."""
+    from torch.utils.flop_counter import FlopCounterMode  # here: it imports triton, which training does not need
+
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.eval()(image)
     return int(counter.get_total_flops())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from kdrun.report.canvas import canvas
 from kdrun.report.markup import caption
 from kdrun.train.metrics import Score
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Rows = list[dict[str, Any]]
 
@@ -36,8 +37,7 @@ def curves(rows: dict[str, Rows], main: Score, title: str, levels: dict[str, flo
         title: the title of the figure.
         levels: validation scores of models without known epochs, by label; each is drawn as a horizontal line.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
+    figure = canvas(10, 4)
     left, right = figure.subplots(1, 2)
     scale = 100 if main.percent else 1
     for (label, own), (colour, stroke) in zip(rows.items(), cycle(STYLES), strict=False):

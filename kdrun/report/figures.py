@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
+from kdrun.report.canvas import canvas
 from kdrun.report.markup import caption
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def confusion(counts: Tensor, names: list[str], title: str) -> Figure:
@@ -17,8 +21,7 @@ def confusion(counts: Tensor, names: list[str], title: str) -> Figure:
         names: the names of the classes.
         title: the title of the figure.
     """
-    figure = Figure(figsize=(6, 5.2), layout="constrained")
-    FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
+    figure = canvas(6, 5.2)
     axes = figure.subplots()
     shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).cpu().numpy()
     image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")

@@ -18,14 +18,11 @@ Summary = dict[str, Any]
 
 
 def illustrate(record: Record, exp: Experiment, config: Config, measured: Results, summary: Summary) -> None:
-    """Adds the config, a batch of training images, the confusion matrix and the final scores to TensorBoard."""
+    """Adds the config, a batch of training images and the final scores to TensorBoard."""
     source = exp.data.source
     record.text("config", (record.folder / "config.yaml").read_text())
     batch = next(exp.stream("samples", min(32, exp.data.subset.size)).epoch(1))
     record.images("training images", pixels(batch.images, source.mean, source.std))
-    if measured.confusion is not None:
-        title = f"{summary['student']} by {summary['method']}: {measured.count:,} test images"
-        record.figure("confusion", figures.confusion(measured.confusion, source.names, title))
     flat = {name: config[name] for name in ("seed", "epochs", "batch_size", "precision")}
     nodes = {name: config[name] or {} for name in ("dataset", "teacher", "student", "method", "optimizer")}
     named = {name: node.get("name", "none") for name, node in nodes.items()}
@@ -33,6 +30,13 @@ def illustrate(record: Record, exp: Experiment, config: Config, measured: Result
     record.hparams({**named, **flat}, scores)
     metrics = summary.get("method_metrics", {})
     record.method_metrics({name: value for name, value in metrics.items() if value is not None})
+
+
+def plot_confusion(record: Record, exp: Experiment, measured: Results, summary: Summary) -> None:
+    """Plots the confusion matrix of the student, if the data set has classes."""
+    if measured.confusion is not None:
+        title = f"{summary['student']} by {summary['method']}: {measured.count:,} test images"
+        record.figure("confusion", figures.confusion(measured.confusion, exp.data.source.names, title))
 
 
 def plot_curves(record: Record, exp: Experiment, baseline: Trained | None, summary: Summary) -> None:

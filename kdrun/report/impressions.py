@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from kdrun.report.canvas import canvas
 from kdrun.report.markup import caption
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROWS = 20
 """The most classes in the grid of impressions."""
@@ -18,8 +22,7 @@ GAP = 2
 
 def similarity(cosines: Tensor, names: list[str], title: str) -> Figure:
     """Returns a heat map of the ``cosines`` (classes, classes) in [-1, 1] between classes called ``names``."""
-    figure = Figure(figsize=(6, 5.2), layout="constrained")
-    FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
+    figure = canvas(6, 5.2)
     axes = figure.subplots()
     image = axes.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
     axes.set(title=caption(title), xlabel="class", ylabel="class")
@@ -51,8 +54,7 @@ def grid(images: list[Tensor], names: list[str], title: str) -> Figure:
         for x, image in enumerate(row):
             top, left = y * (height + GAP), x * (width + GAP)
             sheet[top : top + height, left : left + width] = image.permute(1, 2, 0)
-    figure = Figure(figsize=(0.8 * columns + 1.8, 0.8 * len(images) + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(0.8 * columns + 1.8, 0.8 * len(images) + 0.8)
     axes = figure.subplots()
     axes.imshow(sheet.numpy().squeeze(2) if channels == 1 else sheet.numpy(), vmin=0, vmax=1, cmap="gray")
     labels = [caption(name) for name in names[: len(images)]]

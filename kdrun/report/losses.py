@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import io
 from textwrap import fill
-from typing import Any
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from kdrun.errors import InputError
+from kdrun.report.canvas import canvas
 from kdrun.report.curves import loss, terms
 from kdrun.report.labels import labels
 from kdrun.report.lines import Line, Measured
 from kdrun.report.markup import caption, file_part
 from kdrun.report.reading import metrics_rows
 from kdrun.train.metrics import TASKS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Rows = list[dict[str, Any]]
 
@@ -74,8 +75,7 @@ def losses(panels: dict[str, list[Rows]], measure: str) -> Figure:
     """
     columns = min(COLUMNS, len(panels))
     count = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.7 * count + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(3.6 * columns, 2.7 * count + 0.4)
     grid = figure.subplots(count, columns, squeeze=False)
     for axes, (label, seeds) in zip(grid.flat, panels.items(), strict=False):
         panel(axes, [[row for row in rows if row["stage"] == rows[-1]["stage"]] for rows in seeds], measure)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from kdrun.core.evaluation import circumstances, evaluated
 from kdrun.core.experiment import Experiment
 from kdrun.core.models import Trained
 from kdrun.data.streams import pixels
 from kdrun.report.cost import flops, parameters
+from kdrun.store.evaluations import Evaluation
 from kdrun.train.loop import COSTS
 from kdrun.train.metrics import agreement, beside_teacher, calibration_error, confusion, finite, measure
 from kdrun.train.stage import Scores
@@ -44,38 +48,64 @@ def results(exp: Experiment, name: str, student: nn.Module, baseline: Trained | 
         baseline: the baseline; None if the run has none.
         scores: the validation scores and the costs of the student.
     """
-    models: dict[str, dict[str, Any]] = {}
-    outputs: dict[str, Tensor] = {}
-    trained = {"teacher": exp.teacher if exp.teachers else None, "baseline": baseline}
-    for role, model in trained.items():
-        if model:
-            row, outputs[role], _ = tested(exp, model.name, model.model, model.scores)
-            models[role] = {**row, "key": model.key}
-    models["student"], logits, targets = tested(exp, name, student, scores)
+    known = {"teacher": exp.teacher if exp.teachers else None, "baseline": baseline}
+    trained = {role: model for role, model in known.items() if model}
+    conditions = circumstances(exp, "test") if trained else {}
+    tests = {
+        role: evaluated(exp, model, conditions, partial(tested, exp, model.name, model.model))
+        for role, model in trained.items()
+    }
+    models = {
+        role: {**row(model.name, tests[role], learned(model.model, model.scores)), "key": model.key}
+        for role, model in trained.items()
+    }
+    tests["student"] = tested(exp, name, student)
+    models["student"] = row(name, tests["student"], learned(student, scores))
+    predicted = {role: torch.tensor(test.predicted) for role, test in tests.items() if test.predicted is not None}
     counts = None
-    if exp.data.source.task == "classification":
-        counts = confusion(logits, targets)
-        if "teacher" in outputs:
-            teacher = outputs.pop("teacher")
-            models["student"]["test"]["agreement"] = agreement(logits, teacher)
-            for role, own in {**outputs, "student": logits}.items():
-                models[role]["test"].update(beside_teacher(own, teacher, targets))
+    if predicted:
+        targets = exp.data.test.targets.cpu()
+        compare(models, predicted, targets)
+        counts = confusion(predicted["student"], targets, exp.data.source.classes)
     others = {link.key: link for link in exp.chain if link not in trained.values()}
     chain = [{"name": link.name, "key": link.key, **learned(link.model, link.scores)} for link in others.values()]
     return Results(models, chain, exp.data.test.size, counts)
 
 
-def tested(exp: Experiment, name: str, model: nn.Module, scores: Scores) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Returns a model's row of results, its logits on the test split, and the targets."""
-    source = exp.data.source
+def row(name: str, test: Evaluation, learning: dict[str, Any]) -> dict[str, Any]:
+    """Returns a model's row of results."""
+    return {"name": name, "test": dict(test.scores), **learning, "flops": test.flops}
+
+
+def compare(models: dict[str, dict[str, Any]], predicted: dict[str, Tensor], targets: Tensor) -> None:
+    """Adds the scores beside the teacher to the rows of the other models.
+
+    Args:
+        models: the rows by role.
+        predicted: (N,) the classes that each model predicts, by role.
+        targets: (N,) the true classes.
+    """
+    if "teacher" not in predicted:
+        return
+    teacher = predicted["teacher"]
+    models["student"]["test"]["agreement"] = agreement(predicted["student"], teacher)
+    for role, own in predicted.items():
+        if role != "teacher":
+            models[role]["test"].update(beside_teacher(own, teacher, targets))
+
+
+def tested(exp: Experiment, name: str, model: nn.Module) -> Evaluation:
+    """Runs ``model`` on the test split and returns what is measured."""
+    source, predicted = exp.data.source, None
     logits, targets = exp.predict(model, "test")
     if source.task == "classification":
-        test = {**measure(source.task, logits, targets), "ece": calibration_error(logits, targets)}
+        scores = {**measure(source.task, logits, targets), "ece": calibration_error(logits, targets)}
+        predicted = logits.argmax(1).tolist()
     else:
-        test = measure(source.task, *(pixels(images, source.mean, source.std) for images in (logits, targets)))
-    finite(test, f"test of {name}")
+        scores = measure(source.task, *(pixels(images, source.mean, source.std) for images in (logits, targets)))
+    finite(scores, f"test of {name}")
     image = next(exp.batches("test")).images[:1]
-    return {"name": name, "test": test, **learned(model, scores), "flops": flops(model, image)}, logits, targets
+    return Evaluation(scores, flops(model, image), predicted)
 
 
 def learned(model: nn.Module, scores: Scores) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
+from kdrun.report.canvas import canvas
 from kdrun.report.markup import caption
 from kdrun.train.stage import Scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STRIPS = 4
 
@@ -21,8 +25,7 @@ def strips(columns: list[Tensor], headings: list[str], title: str) -> Figure:
         title: the title of the figure.
     """
     rows = min(STRIPS, len(columns[0]))
-    figure = Figure(figsize=(2 * len(columns), 2 * rows + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
+    figure = canvas(2 * len(columns), 2 * rows + 0.6)
     grid = figure.subplots(rows, len(columns), squeeze=False)
     for place, (images, heading) in enumerate(zip(columns, headings, strict=True)):
         grid[0, place].set_title(caption(heading))
@@ -43,8 +46,7 @@ def recalls(scores: Scores, colours: dict[str, tuple[int, int, int]]) -> Figure:
         colours: red, green and blue in 0..255, by the name of the class.
     """
     present = {name: scores[f"recall/{name}"] for name in colours if f"recall/{name}" in scores}
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(7, 3.6)
     axes = figure.subplots()
     shades = [tuple(part / 255 for part in colours[name]) for name in present]
     bars = axes.bar(range(len(present)), list(present.values()), color=shades, edgecolor="black", linewidth=0.6)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
+from kdrun.report.canvas import canvas
 from kdrun.report.markup import caption
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def softened(probabilities: Tensor, temperatures: list[float], names: list[str], image: Tensor, title: str) -> Figure:
@@ -20,8 +23,9 @@ def softened(probabilities: Tensor, temperatures: list[float], names: list[str],
         image: (C, H, W) in [0, 1].
         title: the title of the image.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)  # TensorBoard draws on the figure's own canvas
+    from matplotlib import colormaps  # here, as in `canvas`
+
+    figure = canvas(10, 4)
     left, right = figure.subplots(1, 2, width_ratios=(1, 2.6))
     left.imshow(image.permute(1, 2, 0).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
     left.set(title=caption(title), xticks=[], yticks=[])

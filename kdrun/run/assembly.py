@@ -12,8 +12,9 @@ import numpy as np
 from kdrun.config.build import TEACHER, Builder
 from kdrun.config.kinds import DATASET, METHOD, MODEL, OPTIMIZER, SCHEDULE
 from kdrun.config.nodes import Node, architecture
+from kdrun.core.evaluation import circumstances, evaluated
 from kdrun.core.experiment import Experiment, build_method
-from kdrun.core.models import Plan, Trained, initialised, reads
+from kdrun.core.models import Plan, Trained, initialised, reads, sources
 from kdrun.core.rehearsal import StageSummary, noise, rehearse
 from kdrun.core.teacher_table import Tables
 from kdrun.data.source import Source
@@ -23,6 +24,7 @@ from kdrun.errors import ConfigError, InputError
 from kdrun.methods.base import AnyMethod
 from kdrun.models import loading
 from kdrun.store import files, run_folder
+from kdrun.store.evaluations import Evaluation, Evaluations
 from kdrun.store.model_store import ModelStore, key
 from kdrun.store.record import Listener
 from kdrun.train.metrics import TASKS
@@ -134,6 +136,7 @@ def experiment(
         tables=tables(config["teacher"], store.root, notice),
         listen=listen,
         notice=notice,
+        evaluations=Evaluations(Path(config["out"]) / "models" / "scores", notice),
     )
 
 
@@ -252,7 +255,7 @@ def checkpoint(node: Node) -> Path:
 
 
 def external(exp: Experiment, node: Node) -> Trained:
-    """Loads the teacher of ``node`` from its checkpoint; measures its validation score and prints it.
+    """Loads the teacher of ``node`` from its checkpoint; prints its validation score, measured by the first such run.
 
     Raises:
         InputError: if the file cannot be used.
@@ -268,10 +271,12 @@ def external(exp: Experiment, node: Node) -> Trained:
             raise ConfigError(f"teacher.{name}", f"takes {source.channels} numbers, one per channel; set mean and std")
     model = Renormalized(net, (source.mean, source.std), normalization) if any(normalization) else net
     model = freeze(model.to(exp.runtime.device))
-    scores = exp.scores(model)
+    depends = {"file": files.digest(path), "normalization": normalization, "model": architecture(node)}
+    trained = Trained(model, node["name"], key({**depends, "sources": sorted(sources(node, exp.builder))}), {})
+    scores = evaluated(exp, trained, circumstances(exp, "val"), lambda: Evaluation(exp.scores(model))).scores
     main = exp.main
     exp.notice(f"teacher {node['name']} from {path}: {main.name} {main.text(scores[main.name])} on validation images")
-    return Trained(model, node["name"], key({"file": files.digest(path), "normalization": normalization}), scores)
+    return replace(trained, scores=scores)
 
 
 def baseline_model(exp: Experiment, config: Config) -> Trained | None:

@@ -22,11 +22,12 @@ from kdrun.methods.base import AnyMethod
 from kdrun.models.loading import lasting
 from kdrun.report.closing import closing, closing_line
 from kdrun.report.display import Display
-from kdrun.report.illustrate import illustrate, plot_curves
+from kdrun.report.illustrate import illustrate, plot_confusion, plot_curves
 from kdrun.report.plan import show_plan
 from kdrun.report.results import Results, results
 from kdrun.run.assembly import Assembly, Config, assemble, baseline_model, is_baseline, teach
 from kdrun.run.endings import explanation
+from kdrun.run.settings import settled
 from kdrun.store import files, weights
 from kdrun.store.checkpoint import journals, read_state
 from kdrun.store.format import RECORD_FORMAT
@@ -50,7 +51,8 @@ def run(config: Config, folder: Path, overrides: list[str], *, brief: bool = Fal
         config: the whole config, as plain values, resolved.
         folder: the run folder; nothing is written before everything is built and rehearsed.
         overrides: the overrides of the command line; they are only recorded.
-        brief: whether to print one line at the end instead of a table, as for a job of a sweep.
+        brief: whether it is a job of a sweep: it prints one line at the end instead of a table, and by default plots no
+            figures.
         resumes: whether it may be resumed; else a ``folder`` that another run has taken is refused.
 
     Returns:
@@ -59,7 +61,10 @@ def run(config: Config, folder: Path, overrides: list[str], *, brief: bool = Fal
     Raises:
         KdrunError: any of its kinds. If training has begun, the folder records it, with a traceback in error.txt.
     """
+    configured, config = config, settled(config, in_sweep=brief)
     with Display() as display, Interrupt() as interrupt:
+        if configured["precision"] == "auto":
+            display.notice(f"precision=auto is {config['precision']} for these models on this machine")
         try:
             summary = execute(config, folder, overrides, display, interrupt, resumes)
             interrupt.check("the end")  # a sweep must not go on with its next job
@@ -165,12 +170,14 @@ def conclude(
     halt()
     if method:
         summary["method_metrics"] = measurable(method.metrics(exp), exp.notice)
-        for name, figure in method.figures(exp):
+        for name, figure in method.figures(exp) if config["figures"] else ():
             halt()
             record.figure(name, figure)
     halt()
     illustrate(record, exp, config, measured, summary)
-    plot_curves(record, exp, baseline, summary)
+    if config["figures"]:
+        plot_confusion(record, exp, measured, summary)
+        plot_curves(record, exp, baseline, summary)
     summary["files"] = record.digests()
     record.write_json("summary.json", summary)
     record.about(status="done", ended=time.time())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import re
@@ -129,6 +130,7 @@ class Runtime:
         device = pick(config["device"])
         if config["compile"] and device.type != "cuda":
             raise ConfigError("compile", "true gains nothing on a CPU; leave it out, or use device=cuda")
+        keep_freed_memory()
         torch.set_num_threads(config["threads"])
         if config["compile"]:
             torch.compiler.config.recompile_limit = 2 * MODELS  # beyond it, models are slower than without compiling
@@ -165,6 +167,33 @@ def pick(name: str) -> torch.device:
         there = f"{count} present" if count else "no CUDA device is present"
         raise ConfigError("device", f"{name} requested, {there}; use device=cpu or device=auto")
     return device
+
+
+def has_bf16() -> bool:
+    """Returns whether this CPU multiplies in bf16; one that does not is slower in it. False if torch cannot tell."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 has none
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""The numbers of two parameters of glibc's ``mallopt``."""
+
+
+def keep_freed_memory() -> bool:
+    """Has glibc keep freed memory for the next tensor, up to 1 GiB; returns whether it does.
+
+    By default it gives tensors of more than some megabytes back to the system and takes them again in every step, and
+    each of their pages costs a fault: up to a third of the time of a step, or of an evaluation. Nothing is changed
+    without glibc, or where the environment sets its parameters.
+    """
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):
+        return False
+    # glibc before 2.35 takes no threshold above 32 MiB for what it maps
+    return any(mallopt(MMAP_THRESHOLD, most) for most in (1 << 30, 32 << 20)) and bool(mallopt(TRIM_THRESHOLD, 1 << 30))
 
 
 def generators() -> dict[str, Any]:

@@ -21,6 +21,8 @@ FILES: dict[str, str | bytes] = {
     "a list": "- a\n",
     "a list of itself": f"{GLOBAL}claims: &a {{b: *a}}\n",
     "a tag": f"{GLOBAL}claims: !!python/object/apply:os.system [true]\n",
+    "nothing as key": f"{GLOBAL}claims: {{null: 1}}\n",
+    "a list as key": f"{GLOBAL}claims: {{[a]: 1}}\n",
     "a number as key": f"{GLOBAL}claims: {{3: 1}}\n",
     "not UTF-8": b"# @package _global_\nclaims: {a: \xff}\n",
     "a null byte": b"# @package _global_\nclaims: {a: \0}\n",
@@ -70,6 +72,7 @@ def one_line(captured: tuple[str, str]) -> None:
     assert err.isprintable() or err.rstrip("\n").isprintable()
     assert "Error:" not in err
     assert "raised while" not in err
+    assert "NoneType" not in err
 
 
 WORDS = {

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from kdrun.data.digits import Digits
+from kdrun.data.digits import Digits, shipped
 from kdrun.data.source import Source, Split, check
 from kdrun.data.splits import Data, balanced
 from kdrun.data.synthetic import Synthetic, SyntheticPairs
@@ -192,6 +195,43 @@ def test_digits_are_scikit_learns_1797_with_45_a_class_as_test() -> None:
     assert torch.bincount(test.targets).tolist() == [45] * 10
     counts = torch.bincount(torch.cat([train.targets, test.targets])).tolist()
     assert counts == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_digits_are_what_scikit_learn_loads() -> None:
+    from sklearn.datasets import load_digits
+
+    loaded, table = load_digits(), shipped()
+    assert (table[:, :-1].reshape(-1, 8, 8) == loaded.images).all()
+    assert (table[:, -1] == loaded.target).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        (gzip.compress(b"1,2\n3,4\n"), "has not the 1797 rows of 65 numbers of the digits; install scikit-learn again"),
+        (gzip.compress(b"1,two\n"), "is not a table of numbers; install scikit-learn again"),
+        (gzip.compress(b"1,2\n")[:-4], "truncated; fetch it again"),
+    ],
+)
+def test_a_damaged_file_of_digits_is_one_line(
+    content: bytes | None, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "datasets" / "data" / "digits.csv.gz"
+    path.parent.mkdir(parents=True)
+    if content is not None:
+        path.write_bytes(content)
+    package = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr("kdrun.data.digits.find_spec", lambda name: package)
+    with pytest.raises(InputError) as caught:
+        Digits().read()
+    assert str(caught.value) == f"{path}: {what}"
+
+
+def test_digits_without_scikit_learn_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdrun.data.digits.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"^dataset: digits are a file of scikit-learn, which is not installed; inst"):
+        Digits().read()
 
 
 def test_digits_fill_a_byte_and_have_the_stated_statistics() -> None:

@@ -239,6 +239,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"method": FitNets()}, "student.taps: the method needs a tap in the student"),
         ({"method": KD}, "method: <class 'kdrun.methods.kd.KD'> is no method; use one such as KD()"),
         ({"epochs": 0}, "epochs: 0 is out of range [1, 100000]"),
+        ({"precision": "auto"}, "precision: 'auto' is not one of fp32, bf16"),
         ({"batch_size": 91}, "batch_size: 91 exceeds the 90 training images"),
         ({"device": "gpu"}, "device: 'gpu' is not cpu, cuda, cuda:N or auto"),
         ({"data": pictures(classes=1)}, "dataset.classes: 1 is out of range [2, inf)"),

@@ -134,6 +134,7 @@ def test_logits_of_any_size_give_a_finite_loss_and_gradient(form: str) -> None:
 
 HINTON = {
     "kd": (0.1, 0.9, 4),
+    "kd_t2": (0.1, 0.9, 2),
     "kd_t20": (0.1, 0.9, 20),
     "kd_soft": (0, 1, 4),
     "blkd": (0.9, 0.1, 3),

@@ -310,9 +310,9 @@ def test_a_margin_of_all_the_probability_is_refused(out: Path) -> None:
 def test_accuracy_is_split_by_whether_the_teacher_is_right() -> None:
     eye = torch.eye(4)
     targets, teacher, student = eye, eye[[0, 1, 3, 2]], eye[[0, 2, 2, 1]]
-    scores = beside_teacher(student, teacher, targets.argmax(1))
+    scores = beside_teacher(student.argmax(1), teacher.argmax(1), targets.argmax(1))
     assert scores == {"top1_teacher_right": 0.5, "top1_teacher_wrong": 0.5}
-    assert beside_teacher(student, targets, targets.argmax(1)) == {"top1_teacher_right": 0.5}
+    assert beside_teacher(student.argmax(1), targets.argmax(1), targets.argmax(1)) == {"top1_teacher_right": 0.5}
 
 
 def test_a_rare_mistake_is_worth_a_word(out: Path) -> None:

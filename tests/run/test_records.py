@@ -89,6 +89,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
     models = [
         model for summary in summaries for model in (*summary.get("models", {}).values(), *summary.get("chain", ()))
     ]
+    stored = [json.loads(path.read_text("utf-8")) for path in sorted(out.glob("models/scores/*.json"))]
     teachers = [about["teacher"]["val"] for about in runs if "teacher" in about]
     return {
         "run.json": runs,
@@ -97,6 +98,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         "manifest.json of a stored model": manifests,
         "Scores of a training": [*teachers, *(manifest["scores"] for manifest in manifests)],
         "What a model depends on": [*(each["fields"] for each in [*manifests, *runs] if "fields" in each)],
+        "Scores of a stored model": stored,
+        "What stored scores depend on": [each["fields"] for each in stored],
         "Environment": [each["environment"] for each in [*runs, *manifests]],
         "A row of metrics.jsonl": [
             json.loads(line) for path in out.rglob("metrics.jsonl") for line in path.read_text().splitlines()

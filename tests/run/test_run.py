@@ -404,7 +404,7 @@ def test_the_config_is_kept_whole(done: tuple[dict[str, Any], Path], out: Path) 
     from omegaconf import OmegaConf
 
     recorded = OmegaConf.to_container(OmegaConf.load(done[1] / "config.yaml"))
-    assert recorded == config(out, "method=kd", "epochs=3")
+    assert recorded == {**config(out, "method=kd", "epochs=3"), "figures": True}
     json.dumps(recorded)
 
 

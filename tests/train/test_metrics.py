@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,32 @@ def test_the_calibration_error_is_the_gap_in_fifteen_bins(sharp: float) -> None:
     assert calibration_error(logits, targets) == pytest.approx(expected, abs=1e-5)
 
 
+def certain() -> tuple[Tensor, Tensor]:
+    """A thousand guesses of ten classes, a third of them sure to the last bit, and some of those wrong."""
+    logits = 25 * torch.randn(1000, 10, generator=torch.Generator().manual_seed(3))
+    first, second = logits.topk(2).indices.T
+    return logits, first.where((logits.softmax(1).amax(1) < 1) | (torch.arange(1000) % 3 > 0), second)
+
+
+def test_certainty_has_a_bin_of_its_own() -> None:
+    logits, targets = certain()
+    confidence = logits.softmax(1).amax(1).numpy()
+    right = (logits.argmax(1) == targets).numpy()
+    edges = [*(np.arange(15, dtype=np.float32) / np.float32(15)), 1.0, 2.0]
+    expected = 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = (confidence >= low) & (confidence < high)
+        if inside.any():
+            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].astype(float).mean())
+    assert 100 < (confidence == 1).sum() < 900
+    assert calibration_error(logits, targets) == pytest.approx(expected, abs=1e-7)
+
+
+def test_the_calibration_error_is_that_of_torchmetrics() -> None:
+    # multiclass_calibration_error(logits.softmax(1), targets, num_classes=10, n_bins=15) of torchmetrics 1.9.0
+    assert calibration_error(*certain()) == pytest.approx(0.1545278, abs=1e-6)
+
+
 def test_a_model_always_certain_and_right_is_calibrated() -> None:
     targets = torch.tensor([0, 2, 1])
     assert calibration_error(100 * torch.eye(3)[targets], targets) == pytest.approx(0, abs=1e-6)
@@ -70,18 +98,18 @@ def test_a_row_of_the_confusion_is_a_true_class() -> None:
     counts = np.zeros((7, 7), dtype=int)
     for row, target in zip(logits.numpy(), targets.numpy(), strict=True):
         counts[target, row.argmax()] += 1
-    assert confusion(logits, targets).tolist() == counts.tolist()
+    assert confusion(logits.argmax(1), targets, 7).tolist() == counts.tolist()
 
 
 def test_absent_classes_have_their_place_in_the_confusion() -> None:
-    assert confusion(torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([0])).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert confusion(torch.tensor([1]), torch.tensor([0]), 3).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
 
 
 def test_models_agree_where_they_predict_the_same_class() -> None:
     one, other = (guesses()[0], guesses()[0].flip(1))
     expected = np.mean(one.numpy().argmax(1) == other.numpy().argmax(1))
-    assert agreement(one, other) == pytest.approx(expected)
-    assert agreement(one, one + 5) == 1
+    assert agreement(one.argmax(1), other.argmax(1)) == pytest.approx(expected)
+    assert agreement(one.argmax(1), one.argmax(1)) == 1
 
 
 def test_a_student_is_scored_by_teacher_right_and_teacher_wrong() -> None:
@@ -90,7 +118,7 @@ def test_a_student_is_scored_by_teacher_right_and_teacher_wrong() -> None:
     right, wrong = [], []
     for one, other, target in pairs:
         (right if other == target else wrong).append(one == target)
-    scores = beside_teacher(student, teacher, targets)
+    scores = beside_teacher(student.argmax(1), teacher.argmax(1), targets)
     assert scores == {
         "top1_teacher_right": pytest.approx(np.mean(right)),
         "top1_teacher_wrong": pytest.approx(np.mean(wrong)),
@@ -98,8 +126,8 @@ def test_a_student_is_scored_by_teacher_right_and_teacher_wrong() -> None:
 
 
 def test_a_perfect_teacher_leaves_no_scores_on_its_errors() -> None:
-    logits = torch.eye(3)
-    assert beside_teacher(logits, logits, torch.arange(3)) == {"top1_teacher_right": 1.0}
+    predicted = torch.arange(3)
+    assert beside_teacher(predicted, predicted, predicted) == {"top1_teacher_right": 1.0}
 
 
 def test_psnr_and_l1_are_of_pixels_from_0_to_1() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import resource
 import signal
 import socket
 import threading
@@ -13,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from data_makers import picture
 from PIL import Image
 
 from kdrun.data.folder import Folder
 from kdrun.data.idx import MNIST
 from kdrun.errors import Interrupted
-from kdrun.train.runtime import Interrupt
+from kdrun.train.runtime import Interrupt, Runtime, keep_freed_memory
 
 SECONDS = 2.0
 """How long a signal may wait."""
@@ -108,3 +111,35 @@ def test_a_signal_ends_the_decoding_of_a_large_folder(tmp_path: Path, monkeypatc
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", slow)
     with signalled(signal.SIGINT):
         Folder(root=str(tmp_path), size=8).read()
+
+
+def faults(count: int) -> int:
+    """The page faults of ``count`` tensors of 40 MB, each filled and freed."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(count):
+        torch.empty(10 << 20).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_a_run_takes_freed_memory_again_without_a_page_fault() -> None:
+    Runtime.of({"device": "cpu", "compile": False, "threads": 1, "precision": "fp32"}, Interrupt())
+    faults(5)
+    assert faults(20) < 20 * (40 << 20) // 4096 / 2
+
+
+@pytest.mark.parametrize("library", [OSError("no library"), object()])
+def test_where_there_is_no_glibc_memory_is_left_alone(library: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: object) -> object:
+        if isinstance(library, OSError):
+            raise library
+        return library
+
+    monkeypatch.setattr("kdrun.train.runtime.ctypes.CDLL", load)
+    assert keep_freed_memory() is False
+
+
+def test_settings_of_the_allocator_in_the_environment_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdrun.train.runtime.ctypes.CDLL", lambda name: pytest.fail("set"))
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    assert keep_freed_memory() is False
