@@ -127,9 +127,9 @@ class AnyMethod(nn.Module):
     def after_step(self) -> None:
         """Called after each step of the usual stage, without gradients, to update what the method remembers."""
 
-    def memory(self) -> nn.Module | None:
+    def memory(self) -> nn.Module:
         """Returns what the method remembers of single samples, see ``Stage.memory``; most methods have nothing."""
-        return None
+        return nn.Module()
 
     def loss_of(self, exp: Experiment) -> Callable[[Step], Terms]:
         """Returns ``loss`` as a function of a step, as an update needs it."""

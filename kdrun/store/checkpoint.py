@@ -98,8 +98,7 @@ class StageJournal:
         state = read[0] if read and read[0]["after"] == self.after else None
         if state is not None:
             self._check_modules(self.last, state["modules"])
-            if self.stage.memory is not None:
-                self._check_modules(self.last, state.get("memory"), self.stage.memory)
+            self._check_modules(self.last, state.get("memory", {}), self.stage.memory)
             if (best := state["best"]) is not None:
                 self._check_modules(self.last, best.get("modules"))
         self.record.restore(self._rows(self.last, state["rows"]) if state else self.record.settled)

@@ -203,10 +203,9 @@ class Training:
 
     def state(self) -> State:
         """Returns everything that the rest of the stage depends on."""
-        memory = self.stage.memory
         return {
             **{name: getattr(self, name) for name in STATE},
-            **({} if memory is None else {"memory": memory.state_dict()}),
+            "memory": self.stage.memory.state_dict(),
             "modules": self.stage.modules.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generators": generators(),
@@ -223,8 +222,7 @@ class Training:
             setattr(self, name, state[name])
         self.totals = {name: total.to(self.runtime.device) for name, total in self.totals.items()}
         self.stage.modules.load_state_dict(state["modules"])
-        if self.stage.memory is not None:
-            self.stage.memory.load_state_dict(state["memory"])
+        self.stage.memory.load_state_dict(state.get("memory", {}))
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
             check_shapes(optimizer)
@@ -276,8 +274,7 @@ class Training:
         named: list[tuple[str, Tensor]] = [("a weight", weight) for weight in self.stage.modules.parameters()]
         buffers = dict(self.stage.modules.named_buffers())
         named += [(f"buffer {name}", tensor) for name, tensor in buffers.items() if name not in self.infinite]
-        if self.stage.memory is not None:
-            named += [(f"memory {name}", tensor) for name, tensor in self.stage.memory.named_buffers()]
+        named += [(f"memory {name}", tensor) for name, tensor in self.stage.memory.named_buffers()]
         for update, optimizer in zip(self.stage.updates, self.optimizers, strict=True):
             what = f"{{}} of optimizer {type(optimizer).__name__.lower()} of the {update.player}"
             for state in optimizer.state.values():

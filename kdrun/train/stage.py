@@ -141,7 +141,7 @@ class Stage:
     """Returns the outputs of a frozen model for a batch: the model may have been run on these images before."""
     until: Callable[[Scores], bool] = field(default=lambda scores: False)
     """Called with the scores after each epoch; returns whether the stage ends early."""
-    memory: nn.Module | None = None
+    memory: nn.Module = field(default_factory=nn.Module)
     """Buffers that hold something for each training sample. They are saved and resumed with the stage, but not copied
     with every best epoch, and not kept at its end."""
 
