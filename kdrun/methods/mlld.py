@@ -56,7 +56,7 @@ def weights(confidence: Tensor, mask: Mask) -> Tensor:
     """
     if mask == "none":
         return torch.ones_like(confidence)
-    low = (confidence <= confidence.quantile(0.5)).to(confidence.dtype)
+    low = (confidence <= confidence.quantile(0.5)).type_as(confidence)
     return low if mask == "samples" else low.mean().expand_as(low)
 
 
