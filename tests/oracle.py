@@ -51,8 +51,9 @@ def case(method: str, name: str | int = 0) -> Case:
 
 
 def tensor(value: Any) -> Tensor:
-    read = torch.tensor(value)
-    return read.double().requires_grad_() if read.is_floating_point() else read
+    if torch.tensor(value).is_floating_point():
+        return torch.tensor(value, dtype=torch.float64).requires_grad_()
+    return torch.tensor(value)
 
 
 def outputs(*features: Tensor, logits: Tensor | None = None) -> Outputs:

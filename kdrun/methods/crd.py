@@ -95,7 +95,8 @@ class CRD(RelationMethod):
         return torch.stack(losses).sum()
 
     def after_step(self) -> None:
-        self.banks[0].enter(*self.latest, self.momentum)
+        places, own, theirs, constants = self.latest
+        self.banks[0].enter(places, own, theirs, constants, self.momentum)
 
 
 class Bank(nn.Module):

@@ -124,9 +124,9 @@ def pooled_to(maps: Tensor, size: torch.Size) -> Tensor:
     return maps if maps.shape[2:] == size else F.adaptive_avg_pool2d(maps, (size[0], size[1]))
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int = 1) -> list[nn.Module]:
+def conv_bn(inputs: int, outputs: int, kernel: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     """Returns a convolution that keeps the size, without bias, and its normalization."""
-    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs)
 
 
 __all__ = [

@@ -78,7 +78,7 @@ def leading(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
     kind = torch.promote_types(maps.dtype, torch.float32)
     with torch.autocast(maps.device.type, enabled=False):
         matrices = maps.flatten(2).mT.type(kind)
-        pair: tuple[Tensor, Tensor] = RightVectors.apply(matrices, count)  # type: ignore[no-untyped-call]
+        pair: tuple[Tensor, Tensor] = RightVectors.apply(matrices, count)
     return pair
 
 

@@ -30,4 +30,5 @@ def neighbours(vectors: Tensor) -> Tensor:
     """Returns the distributions (N, N) of the neighbours of ``vectors`` (N, width); each row sums to 1."""
     directions = vectors / (vectors.norm(dim=1, keepdim=True) + EPSILON)
     similarities = (directions @ directions.T + 1) / 2
-    return similarities / similarities.sum(1, keepdim=True)
+    rows: Tensor = similarities / similarities.sum(1, keepdim=True)
+    return rows

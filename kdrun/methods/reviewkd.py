@@ -39,8 +39,8 @@ class ReviewKD(FeatureMethod):
         taps = maps(exp.shapes(exp.teacher), "teacher")
         self.before = {tap: preactivation(exp, exp.teacher, tap).number for tap in taps}
         self.vectors = penultimate(exp, exp.student), penultimate(exp, exp.teacher)
-        roles = zip((exp.student, exp.teacher), ("student", "teacher"), strict=True)
-        self.widths = [exp.classifier(*each).in_features for each in roles]
+        own, theirs = exp.classifier(exp.student, "student"), exp.classifier(exp.teacher, "teacher")
+        self.widths = [own.in_features, theirs.in_features]
 
     def connect(self, student: list[torch.Size], teacher: list[torch.Size]) -> None:
         pairs = map_pairs(student, teacher)
@@ -93,11 +93,11 @@ class Fusion(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, width: int, fuses: bool) -> None:
         super().__init__()
-        self.inner = nn.Sequential(*conv_bn(inputs, width))
-        self.outer = nn.Sequential(*conv_bn(width, outputs, 3))
-        self.attention = nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid()) if fuses else None
-        for conv in (self.inner[0], self.outer[0]):
+        layers = conv_bn(inputs, width), conv_bn(width, outputs, 3)
+        for conv, _ in layers:
             nn.init.kaiming_uniform_(conv.weight, a=1)
+        self.inner, self.outer = (nn.Sequential(*pair) for pair in layers)
+        self.attention = nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid()) if fuses else None
 
     def forward(self, own: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
         """Returns the map to compare with the teacher's, of its ``size``, and the fused map."""
@@ -125,7 +125,7 @@ def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     for level in LEVELS:
         if level < student.shape[2]:
             weight /= 2
-            pooled = (F.adaptive_avg_pool2d(each, level) for each in (student, teacher))
-            losses.append(weight * F.mse_loss(*pooled))
+            own, theirs = (F.adaptive_avg_pool2d(each, level) for each in (student, teacher))
+            losses.append(weight * F.mse_loss(own, theirs))
             weights.append(weight)
     return torch.stack(losses).sum() / sum(weights)

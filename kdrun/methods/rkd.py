@@ -51,7 +51,7 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     again in the backward pass, so that memory is that of one chunk: at N = 512 all angles would be 537 MB.
     """
     count, width = len(student), max(student.shape[1], teacher.shape[1])
-    middles = torch.arange(count, device=student.device).split(max(1, CHUNK // (count * max(count, width))))
+    middles = torch.split(torch.arange(count, device=student.device), max(1, CHUNK // (count * max(count, width))))
     if len(middles) == 1:
         return angle_sum(student, teacher, middles[0]) / count**3
     sums = [checkpoint(angle_sum, student, teacher, part, use_reentrant=False) for part in middles]

@@ -61,7 +61,7 @@ class SemCKD(FeatureMethod):
         rows = []
         for number, own in enumerate(student):
             pooled = [same_size(own, theirs) for theirs in teacher]
-            row = zip(self.projections[number], pooled, strict=True)
+            row = zip(self.projections.get_submodule(str(number)).children(), pooled, strict=True)
             rows.append(
                 torch.stack([(project(one) - other).square().mean((1, 2, 3)) for project, (one, other) in row], 1)
             )

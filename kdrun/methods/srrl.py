@@ -38,8 +38,9 @@ class SRRL(FeatureMethod):
 
     def bridge(self, student: int, teacher: int) -> None:
         """Makes the connector between maps of these channels; weights are normal, of variance 2 / channels."""
-        self.connector = nn.Sequential(*conv_bn(student, teacher), nn.ReLU())
-        nn.init.kaiming_normal_(self.connector[0].weight, mode="fan_out", nonlinearity="relu")
+        conv, norm = conv_bn(student, teacher)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        self.connector = nn.Sequential(conv, norm, nn.ReLU())
 
     def hints(self, student: Outputs, teacher: Outputs, batch: Batch) -> Terms:
         vectors = self.connector(student.features[self.student_tap]).mean((2, 3))

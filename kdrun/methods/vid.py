@@ -69,4 +69,5 @@ class Likelihood(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         own, theirs = same_size(student, teacher)
         variance = (F.softplus(self.raw) + self.least)[:, None, None]
-        return 0.5 * ((self.mean(own) - theirs).square() / variance + variance.log()).mean()
+        entries: Tensor = (self.mean(own) - theirs).square() / variance + variance.log()
+        return 0.5 * entries.mean()
