@@ -40,6 +40,9 @@ GROWING = f"{DATA} teacher=mlp_100 {TEACHER} student=mlp_32 {RUN}"
 LARGER = "dataset.train_count=12 dataset.test_count=4 batch_size=4 baseline=false"
 PAIRS = f"dataset=synthetic_pairs dataset.size=64 teacher=none student=ae {RUN} {LARGER}"
 
+ONE_STAGE = "logits dkd dist nkd wsld normkd ttm rld mlld_weak logit_std ctkd sum".split()
+"""Methods of logits, which are alike but for their loss and for what they learn or remember."""
+
 KINDS = {
     "kd": f"{MLP} method=kd",
     "label-free": f"{MLP} method=kd_soft baseline=false",
@@ -51,6 +54,9 @@ KINDS = {
     "gskd, new teacher": f"{GROWING} method=gskd method.students=[mlp_16] method.new_teacher=mlp_100",
     "wskd": f"{MLP} method=wskd method.min_subset=1",
     "wskd, BatchNorm": f"{RESNETS} method=wskd method.buffer=4 baseline=false",
+    **{name: f"{MLP} method={name}" for name in ONE_STAGE},
+    "sdd": f"{RESNETS} method=sdd baseline=false",
+    "pskd": f"{NO_TEACHER} method=pskd",
     "gan": f"{MLP} method=gan method.discriminator_width=8",
     "cgan": f"{MLP} method=cgan method.discriminator_width=8",
     "wgan": f"{MLP} method=wgan method.critic_width=8 method.critic_steps=2",

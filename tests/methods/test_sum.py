@@ -151,6 +151,13 @@ def test_what_a_part_reads_is_read_by_the_sum() -> None:
     assert reads(Builder(), node("method.parts=[kd,cosine]")) == {"logits", "features"}
 
 
+def test_a_method_with_a_bank_and_kd_are_the_row_of_papers(tmp_path: Path) -> None:
+    words = ["method=sum", "method.parts=[{name:kd,ce_weight:0},{name:crd,negatives:8}]", "method.weights=[1,1]"]
+    _, memory, method = trained(tmp_path, *words)
+    assert {"loss/kd_kd", "loss/crd_ce", "loss/crd_crd"} <= memory.rows[0].keys()
+    assert method.inner[1].memory().steps == memory.ticks
+
+
 @pytest.mark.parametrize("outer", ["takd", "wskd"])
 def test_chains_and_second_steps_take_a_sum_as_their_base(outer: str, tmp_path: Path) -> None:
     words = [f"method={outer}", "method.base=sum"] + (["method.assistants=[mlp_16]"] if outer == "takd" else [])

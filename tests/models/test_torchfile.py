@@ -73,7 +73,9 @@ def test_a_pickle_that_asks_for_memory_is_refused(case: str, zipped: bool, tmp_p
 
 @pytest.mark.parametrize("pickled", [b"\x80\x02]q\x00h\x00)R.", b"\x80\x02N)R."], ids=["copied", "nothing"])
 def test_a_call_of_what_has_no_name_is_refused_in_words(pickled: bytes) -> None:
-    with pytest.raises(InputError, match=r"^FILE: refused: it calls what it does not name in a way that weights do not"):
+    with pytest.raises(
+        InputError, match=r"^FILE: refused: it calls what it does not name in a way that weights do not"
+    ):
         torchfile.check(io.BytesIO(pickled), "FILE")
 
 
