@@ -38,7 +38,11 @@ NO_TEACHER = f"{DATA} teacher=none student=mlp_16 {RUN}"
 RESNETS = f"{DATA} teacher=resnet8 {TEACHER} student=resnet8 {RUN}"
 GROWING = f"{DATA} teacher=mlp_100 {TEACHER} student=mlp_32 {RUN}"
 LARGER = "dataset.train_count=12 dataset.test_count=4 batch_size=4 baseline=false"
+MAPS = f"{RESNETS} {LARGER} teacher.recipe.batch_size=4"
 PAIRS = f"dataset=synthetic_pairs dataset.size=64 teacher=none student=ae {RUN} {LARGER}"
+
+FEATURES = "afd at catkd cc ickd irg kdsvd mgd nst ofd pkt reviewkd rkd semckd simkd sp srrl vid".split()
+"""Methods of features and relations, which have one stage."""
 
 ONE_STAGE = "logits dkd dist nkd wsld normkd ttm rld mlld_weak logit_std ctkd sum".split()
 """Methods of logits, which are alike but for their loss and for what they learn or remember."""
@@ -55,6 +59,9 @@ KINDS = {
     "wskd": f"{MLP} method=wskd method.min_subset=1",
     "wskd, BatchNorm": f"{RESNETS} method=wskd method.buffer=4 baseline=false",
     **{name: f"{MLP} method={name}" for name in ONE_STAGE},
+    **{name: f"{MAPS} method={name}" for name in FEATURES},
+    **{name: f"{MAPS} method={name} method.init_epochs=1" for name in ("ab", "fsp", "ft")},
+    "crd": f"{MAPS} method=crd method.negatives=8",
     "sdd": f"{RESNETS} method=sdd baseline=false",
     "pskd": f"{NO_TEACHER} method=pskd",
     "gan": f"{MLP} method=gan method.discriminator_width=8",

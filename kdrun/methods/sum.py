@@ -85,9 +85,8 @@ class Sum(Method):
         for part in self.methods():
             part.after_step()
 
-    def memory(self) -> nn.Module | None:
-        memories = {str(number): memory for number, part in enumerate(self.methods()) if (memory := part.memory())}
-        return nn.ModuleDict(memories) if memories else None
+    def memory(self) -> nn.Module:
+        return nn.ModuleList(part.memory() for part in self.methods())
 
     def metrics(self, exp: Experiment) -> Scores:
         scores: Scores = {}

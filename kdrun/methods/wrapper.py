@@ -41,7 +41,7 @@ class Wrapper(HardAndSoft):
     def after_step(self) -> None:
         self.inner.after_step()
 
-    def memory(self) -> nn.Module | None:
+    def memory(self) -> nn.Module:
         return self.inner.memory()
 
     def metrics(self, exp: Experiment) -> Scores:
