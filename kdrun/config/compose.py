@@ -69,6 +69,8 @@ class Composer:
         config["experiment"] = choices.get("experiment")
         if type(config["name"]) in (int, float, str):  # a number if it is ${seed}
             config["name"] = normalize("NFC", str(config["name"]))  # names that look the same must be one folder
+        if config["teacher"] and config["teacher"].get("table") is False:  # what YAML makes of the word off
+            config["teacher"]["table"] = "off"
         self._add_models(config["method"], "method")
         check_root(config)
         return config

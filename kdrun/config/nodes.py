@@ -16,7 +16,7 @@ BASELINE: dict[str, Node] = {
 }
 """The method that trains without a teacher, by task: for teachers and for the baseline."""
 
-MODEL_ONLY = frozenset({"name", "taps", "recipe", "seed", "checkpoint", "mean", "std"})
+MODEL_ONLY = frozenset({"name", "taps", "recipe", "seed", "checkpoint", "mean", "std", "table", "table_precision"})
 """Keys of a model's node that are not arguments of its class."""
 
 

@@ -24,6 +24,7 @@ Name = Annotated[
         "and neither start nor end with a space",
     ),
 ]
+TableSize = Annotated[str, Pattern(r"auto|off|\d+(\.\d+)?[KMGT]B", "is not auto, off or a size such as 2GB")]
 Each = list[float] | None
 
 
@@ -46,6 +47,8 @@ class Teacher:
     checkpoint: FilePath | None = None
     mean: Each = None
     std: Each = None
+    table: TableSize = "auto"
+    table_precision: Literal["fp32", "fp16"] = "fp32"
     recipe: dict[str, Any] = field(default_factory=dict)
 
 

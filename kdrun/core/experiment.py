@@ -16,6 +16,7 @@ from kdrun.config.kinds import METHOD
 from kdrun.config.nodes import BASELINE, Node
 from kdrun.core.models import Plan, Trained, initialised, key_fields, shapes, untrained_key
 from kdrun.core.sequence import Outcome, follow
+from kdrun.core.teacher_table import Tables
 from kdrun.data.splits import Data
 from kdrun.data.streams import FirstBatches, Stream, batches, pixels
 from kdrun.errors import ConfigError
@@ -28,7 +29,7 @@ from kdrun.store.record import Listener, Record
 from kdrun.train.loop import Recipe
 from kdrun.train.metrics import TASKS, Score, measure, predict
 from kdrun.train.runtime import Runtime, derive, seeded
-from kdrun.train.stage import STUDENT, Batch, Scores, Stage, Update
+from kdrun.train.stage import STUDENT, Batch, Model, Outputs, Scores, Stage, Update
 from kdrun.train.taps import Tapped, classifier, freeze
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Experiment:
         plan: the plan by which the student is trained.
         teacher_plan: the plan by which teachers and assistants are trained.
         reads: what the method reads of models, see ``AnyMethod.reads``; models are tapped if it reads features.
+        tables: the teacher tables, which keep what frozen models say of the training images.
         listen: called at every step, for a progress display.
         notice: called with one line that the user should see.
         chain: the trained models that this training has used, in order; the teacher is first.
@@ -67,6 +69,7 @@ class Experiment:
     plan: Plan
     teacher_plan: Plan
     reads: frozenset[str]
+    tables: Tables
     listen: Listener
     notice: Callable[[str], None]
     chain: list[Trained] = field(default_factory=list)
@@ -162,7 +165,9 @@ class Experiment:
             "epochs": self.recipe.epochs,
             "deployed": deployed,
             "teacher": self.teachers[0] if self.teachers else None,
+            "recall": self.recall,
             "teacher_images": lambda: sum(link.image_count for link in self.chain),
+            "teacher_images_run": lambda: sum(link.run_count for link in self.chain),
         }
         if deployed is not None:
             usual |= {"evaluate": lambda: self.scores(players[deployed]), "select": self.main.select}
@@ -173,10 +178,17 @@ class Experiment:
             return replace(stage, epochs=1, stream=FirstBatches(stage.stream))
         return stage
 
+    def recall(self, model: Model, batch: Batch) -> Outputs:
+        """Returns the outputs of a frozen model for a batch; those of a trained model come from its teacher table."""
+        if isinstance(model, Trained):
+            return self.tables.recall(model, batch, self.data, self.runtime)
+        return model(batch.images)
+
     def stream(self, name: str, batch_size: int) -> Stream:
         """Returns the training stream of the stage called ``name``."""
-        split = self.data.subset if self.plan.subset else self.data.train
-        return Stream(split, self.data.source, batch_size, self.plan.seed, name, self.runtime.device)
+        data, of_subset = self.data, self.plan.subset
+        split, places = (data.subset, data.subset_places) if of_subset else (data.train, data.train_places)
+        return Stream(split, places, data.source, batch_size, self.plan.seed, name, self.runtime.device)
 
     def scores(self, model: nn.Module, split: str = "val") -> Scores:
         """Returns the task's scores of ``model`` on a split; leaves it in eval mode."""
@@ -264,7 +276,8 @@ class Experiment:
 
     def key_fields(self, model: Node, method: Node, teacher: Trained | None, plan: Plan) -> dict[str, Any]:
         """Returns everything that a trained model depends on; its key in the store is the hash of this."""
-        return key_fields(model, method, teacher, plan, self.data, self.runtime.precision, self.builder)
+        fields = key_fields(model, method, teacher, plan, self.data, self.runtime.precision, self.builder)
+        return {**fields, "table": "fp16"} if teacher and self.tables.is_rounded else fields
 
     def follow(self, method: AnyMethod, journals: Journals) -> Outcome:
         """Trains the stages of ``method`` in order; finished stages are loaded, and a stopped one is resumed."""

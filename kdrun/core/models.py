@@ -87,10 +87,26 @@ class Trained:
         """Yields all weights."""
         return self.model.parameters()
 
+    def shapes(self, images: Tensor) -> list[torch.Size]:
+        """Returns the shapes of logits and features for each of ``images``, which do not count as run on."""
+        with torch.no_grad():
+            logits, features = self(images)
+        self.count(-len(images), -len(images))
+        return [part.shape[1:] for part in (logits, *features)]
+
+    def count(self, requested: int, ran: int) -> None:
+        """Adds to the images that were requested, and to those that the model was run on."""
+        self._tapped.count(requested, ran)
+
     @property
     def image_count(self) -> int:
-        """How many images the model has been run on so far, wholly or up to a tap."""
+        """How many images its outputs were asked for so far, whole or those of a tap."""
         return self._tapped.image_count
+
+    @property
+    def run_count(self) -> int:
+        """How many images the model was run on so far; a teacher table has answered for the others."""
+        return self._tapped.run_count
 
     @property
     def taps(self) -> list[str]:
@@ -113,7 +129,9 @@ def key_fields(
 ) -> dict[str, Any]:
     """Returns everything that the trained ``model`` depends on, and nothing else: names and taps are left out."""
     source = data.source
+    shared = {} if source.view_seed is None else {"view_seed": source.view_seed}
     return {
+        **shared,
         "model": architecture(model),
         "task": [source.task, source.channels, source.classes, source.size],
         "data": data.digest,

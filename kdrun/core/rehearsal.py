@@ -14,7 +14,7 @@ from kdrun.config.nodes import Node
 from kdrun.core.experiment import Experiment
 from kdrun.core.models import Plan, Trained, untrained_key
 from kdrun.core.sequence import deployed_module
-from kdrun.data.source import Source, Split
+from kdrun.data.source import Places, Source, Split
 from kdrun.data.splits import NOISE, Data
 from kdrun.errors import ConfigError, KdrunError, lacks_memory
 from kdrun.store.model_store import key
@@ -239,7 +239,8 @@ def noise(source: Source) -> Data:
     paired = source.task == "translation"
     targets = images if paired else torch.randint(source.classes, (BATCH,), generator=generator)
     split = Split(images, targets)
-    return Data(source, split, split, split, split, NOISE, [])
+    places = Places(torch.arange(BATCH), BATCH)
+    return Data(source, split, split, split, split, NOISE, [], places, places)
 
 
 def rehearse(exp: Experiment, method: AnyMethod, name: str, teacher: Node | None) -> list[StageSummary]:

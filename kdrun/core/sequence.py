@@ -48,7 +48,7 @@ def follow(stages: Stages, seed: int, recipe: Recipe, runtime: Runtime, journals
     """
     scores: Scores | None = None
     stage: Stage | None = None
-    costs, after, number = dict.fromkeys(COSTS, 0.0) | {"teacher_images": 0}, "", 0
+    costs, after, number = dict.fromkeys(COSTS, 0.0) | {"teacher_images": 0, "teacher_images_run": 0}, "", 0
     while True:
         torch.manual_seed(derive(seed, "between", number))
         try:

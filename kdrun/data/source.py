@@ -47,6 +47,18 @@ class Split(NamedTuple):
         return seen.hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the images of a split are among the training images as read."""
+
+    index: Tensor  # (N,) int64, on the CPU
+    count: int  # the number of training images as read
+
+    def take(self, index: Tensor) -> Places:
+        """Returns the places of the images at the positions ``index`` (int64)."""
+        return Places(self.index[index], self.count)
+
+
 @dataclass(kw_only=True)
 class Source(ABC):
     """A data set; its files are opened by ``read``, not when the object is made.
@@ -67,6 +79,10 @@ class Source(ABC):
         val_fraction: the part of the training images that becomes the validation split.
         split_seed: the seed that selects the validation images.
         train_size: the number of the remaining images that the student trains on; all if None.
+        view_seed: a seed that determines the view (crop and flip) of each training image in each epoch, the same for
+            all runs that set it: a teacher asked by one of them knows the images of all others. Their students then
+            differ less than independent ones do, so that a standard deviation over their seeds is too small. If None,
+            views depend on the run's seed.
 
     Raises:
         ConfigError: if the numbers contradict each other.
@@ -83,6 +99,7 @@ class Source(ABC):
     val_fraction: Annotated[float, "(0, 1)"] = 0.1
     split_seed: Annotated[int, "[0, inf)"] = 0
     train_size: Annotated[int, "[1, inf)"] | None = None
+    view_seed: Annotated[int, "[0, inf)"] | None = None
     native: int = field(init=False)
     """Width and height of an image before padding, in pixels."""
     names: list[str] = field(init=False)

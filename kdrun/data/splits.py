@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdrun.data.source import Source, Split
+from kdrun.data.source import Places, Source, Split
 from kdrun.errors import ConfigError
 from kdrun.train.runtime import derive
 
@@ -31,6 +31,10 @@ class Data:
     """The sha256 of all training images and targets as read, before padding and splitting."""
     notes: list[str]
     """Notes about the data for the user, one line each."""
+    train_places: Places
+    """Where the images of ``train`` are among the training images as read."""
+    subset_places: Places
+    """Where the images of ``subset`` are among the training images as read."""
 
     @property
     def rehearsed(self) -> bool:
@@ -48,9 +52,13 @@ class Data:
         whole, test = source.read()
         digest = source.digest or whole.digest()
         whole, test = _pad(whole, source.size), _pad(test, source.size)
-        train, val = _separated(whole, _held_back(whole.size, source))
+        held = _held_back(whole.size, source)
+        train, val = _separated(whole, held)
+        places = Places(_others(whole.size, held), whole.size)
+        chosen = _chosen(train, source)
+        subset, fewer = (train, places) if chosen is None else (train.take(chosen), places.take(chosen))
         notes = [*source.notes, *_missing(train, "training", source), *_missing(val, "validation", source)]
-        return cls(source, train, _subset(train, source), val, test, digest, notes)
+        return cls(source, train, subset, val, test, digest, notes, places, fewer)
 
     def to(self, device: torch.device) -> Data:
         """Returns the data on ``device``."""
@@ -92,9 +100,14 @@ def set_aside(whole: Split, count: int, name: str) -> tuple[Split, Split]:
 
 
 def _separated(split: Split, index: Tensor) -> tuple[Split, Split]:
-    inside = torch.zeros(split.size, dtype=torch.bool)
-    inside[index] = True
-    return split.take((~inside).nonzero()[:, 0]), split.take(inside.nonzero()[:, 0])
+    return split.take(_others(split.size, index)), split.take(index.sort().values)
+
+
+def _others(count: int, index: Tensor) -> Tensor:
+    """Returns the positions below ``count`` that are not in ``index``, ascending."""
+    outside = torch.ones(count, dtype=torch.bool)
+    outside[index] = False
+    return outside.nonzero()[:, 0]
 
 
 def _held_back(count: int, source: Source) -> Tensor:
@@ -107,16 +120,17 @@ def _held_back(count: int, source: Source) -> Tensor:
     return torch.randperm(count, generator=generator)[:held]
 
 
-def _subset(train: Split, source: Source) -> Split:
+def _chosen(train: Split, source: Source) -> Tensor | None:
+    """Returns the positions in ``train`` of the images that the student trains on; None if it is all of them."""
     count = source.train_size
     if count is None:
-        return train
+        return None
     if not 0 < count <= train.size:
         what = f"{count} of {train.size} training images; use at most {train.size}, or leave it out for all"
         raise ConfigError("dataset.train_size", what)
     generator = torch.Generator().manual_seed(derive(source.split_seed, "few"))
     labels = train.targets if source.task == "classification" else torch.zeros(train.size, dtype=torch.int64)
-    return train.take(balanced(labels, count, generator))
+    return balanced(labels, count, generator)
 
 
 def _missing(split: Split, part: str, source: Source) -> list[str]:

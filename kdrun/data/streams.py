@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from kdrun.data import augment
-from kdrun.data.source import Source, Split
+from kdrun.data.source import Places, Source, Split
 from kdrun.errors import ConfigError
 from kdrun.train import stage
 from kdrun.train.runtime import derive
-from kdrun.train.stage import Batch
+from kdrun.train.stage import Batch, Pass
 
 
 class Stream:
@@ -24,7 +24,9 @@ class Stream:
 
     Args:
         split: the split; its images stay uint8 until a batch is made.
-        source: the data set, which determines how images are augmented and normalized.
+        places: where its images are among the training images as read.
+        source: the data set, which determines how images are augmented and normalized, and whether all runs with one
+            ``view_seed`` see an image in the same view in the same epoch.
         batch_size: images per batch, at most ``split.size``.
         seed: the seed of the run or of the teacher.
         name: the name of the stage; each name gives another order.
@@ -35,13 +37,15 @@ class Stream:
     """
 
     def __init__(
-        self, split: Split, source: Source, batch_size: int, seed: int, name: str, device: torch.device
+        self, split: Split, places: Places, source: Source, batch_size: int, seed: int, name: str, device: torch.device
     ) -> None:
         check_batch(batch_size, split)
         self.size = split.size
         self.views = augment.views(source.crop, source.flip)
         self.seed = seed
         self.name = name
+        self.view_seed = source.view_seed
+        self._places = places
         self._split = split.to(device)
         self._pipeline = _Pipeline.of(source, device)
         self._bounds = _bounds(split.size, batch_size)
@@ -54,10 +58,22 @@ class Stream:
         """Yields the batches of epoch ``number`` (from 1), starting with batch ``start`` (from 0)."""
         generator = torch.Generator().manual_seed(derive(self.seed, self.name, number))
         device = self._split.images.device
-        order = torch.randperm(self.size, generator=generator).to(device)
-        view = torch.randint(self.views, (self.size,), generator=generator).to(device)
+        order = torch.randperm(self.size, generator=generator)
+        index = self._places.index[order]
+        view = self._views(index, number, generator)
+        here, seen, known = order.to(device), view.to(device), index.to(device)
+        whole = Pass(index, view, lambda rows: self._pipeline.pairs(self._split, here[rows], seen[rows]).images)
         for low, high in self._bounds[start:]:
-            yield self._pipeline.batch(self._split, order[low:high], view[low:high], number)
+            images, targets = self._pipeline.pairs(self._split, here[low:high], seen[low:high])
+            yield Batch(images, targets, known[low:high], seen[low:high], number, whole, low)
+
+    def _views(self, index: Tensor, number: int, generator: torch.Generator) -> Tensor:
+        """Returns the views of the images at the places ``index`` in epoch ``number``."""
+        if self.view_seed is None:
+            return torch.randint(self.views, (self.size,), generator=generator)
+        # for every image of the data set, so that they depend neither on the run's seed and subset nor on the stage
+        shared = torch.Generator().manual_seed(derive(self.view_seed, "views", number))
+        return torch.randint(self.views, (self._places.count,), generator=shared)[index]
 
 
 def check_batch(batch_size: int, split: Split, where: str = "batch_size") -> None:
@@ -76,7 +92,8 @@ def batches(split: Split, source: Source, batch_size: int, device: torch.device)
     as_is = augment.identity(source.crop, source.flip)
     for low in range(0, split.size, batch_size):
         index = torch.arange(low, min(low + batch_size, split.size), device=device)
-        yield pipeline.batch(split, index, torch.full_like(index, as_is), 0, as_it_is=True)
+        view = torch.full_like(index, as_is)
+        yield Batch(*pipeline.pairs(split, index, view, as_it_is=True), index, view, 0)
 
 
 class _Pipeline(NamedTuple):
@@ -92,15 +109,17 @@ class _Pipeline(NamedTuple):
         mean, std = (torch.tensor(each, dtype=torch.float32).view(-1, 1, 1) for each in (source.mean, source.std))
         return cls(source.crop, source.flip, (-mean / std).to(device), (1 / (255 * std)).to(device))
 
-    def batch(self, split: Split, index: Tensor, view: Tensor, epoch: int, as_it_is: bool = False) -> Batch:
-        def processed(pixels: Tensor) -> Tensor:
-            taken = pixels.index_select(0, index)
-            seen = taken if as_it_is else augment.augment(taken, view, self.crop, self.flip)
-            return torch.addcmul(self.shift, seen, self.scale)
+    def pairs(self, split: Split, index: Tensor, view: Tensor, as_it_is: bool = False) -> Split:
+        """Returns the images at the places ``index``, and their targets."""
+        images, targets = (self._processed(pixels, index, None if as_it_is else view) for pixels in split)
+        return Split(images, targets)
 
-        images, targets = split
-        paired = targets.dtype == torch.uint8
-        return Batch(processed(images), processed(targets) if paired else targets[index], index, view, epoch)
+    def _processed(self, pixels: Tensor, index: Tensor, view: Tensor | None) -> Tensor:
+        taken = pixels.index_select(0, index)
+        if pixels.dtype != torch.uint8:  # class ids
+            return taken
+        seen = taken if view is None else augment.augment(taken, view, self.crop, self.flip)
+        return torch.addcmul(self.shift, seen, self.scale)
 
 
 def _bounds(size: int, batch_size: int) -> list[tuple[int, int]]:

@@ -21,6 +21,7 @@ from kdrun.config.values import check_value
 from kdrun.core.experiment import Experiment
 from kdrun.core.models import Plan, Trained, reads
 from kdrun.core.rehearsal import Rehearsal
+from kdrun.core.teacher_table import Tables
 from kdrun.data.source import Source
 from kdrun.data.splits import Data
 from kdrun.data.tensors import Tensors
@@ -143,6 +144,7 @@ def distill(
             plan=plan,
             teacher_plan=plan,
             reads=reads_of(method),
+            tables=Tables(place / "models" / "tables", display.notice if display else discard),
             listen=display.listen if display else discard,
             notice=display.notice if display else discard,
         )

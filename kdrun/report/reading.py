@@ -30,7 +30,7 @@ Key = Annotated[str, Pattern(r"[0-9a-f]{64}", "is no sha256 in hex")]
 Seconds = Annotated[float, "[0, 1e12]"]
 Count = Annotated[int, "[0, 1e18]"]
 Epoch = Annotated[int, "[1, 100000]"]
-COSTS = {"train_seconds": Seconds | None, "teacher_images": Count | None}
+COSTS = {"train_seconds": Seconds | None, "teacher_images": Count | None, "teacher_images_run": Count | None}
 ROLES = ("teacher", "baseline", "student")
 READ = (
     "dataset", "teacher", "student", "method", "optimizer", "schedule", "experiment", "seed", "epochs", "batch_size",

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kdrun.config.build import TEACHER, Builder
 from kdrun.config.kinds import DATASET, METHOD, MODEL, OPTIMIZER, SCHEDULE
 from kdrun.config.nodes import Node, architecture
@@ -14,6 +16,7 @@ from kdrun.core.evaluation import circumstances, evaluated
 from kdrun.core.experiment import Experiment, build_method
 from kdrun.core.models import Plan, Trained, initialised, reads, sources
 from kdrun.core.rehearsal import StageSummary, noise, rehearse
+from kdrun.core.teacher_table import Tables
 from kdrun.data.source import Source
 from kdrun.data.splits import Data
 from kdrun.data.streams import check_batch
@@ -118,10 +121,11 @@ def experiment(
     plan, teacher_plan = plans(config)
     student = initialised(node, plan.seed, source, runtime.device, builder, "student", "features" in what)
     report_conversion(student, node, notice)
+    store = ModelStore(Path(config["out"]) / "models", runtime.interrupt, notice)
     return Experiment(
         data=noise(source).to(runtime.device),
         runtime=runtime,
-        store=ModelStore(Path(config["out"]) / "models", runtime.interrupt, notice),
+        store=store,
         builder=builder,
         student=student,
         student_node=node,
@@ -129,10 +133,20 @@ def experiment(
         plan=plan,
         teacher_plan=teacher_plan,
         reads=what,
+        tables=tables(config["teacher"], store.root, notice),
         listen=listen,
         notice=notice,
         evaluations=Evaluations(Path(config["out"]) / "models" / "scores", notice),
     )
+
+
+def tables(teacher: Node | None, store: Path, notice: Notice) -> Tables:
+    """Returns the teacher tables of the run, as the ``teacher`` node says."""
+    folder = store / "tables"
+    if teacher is None:
+        return Tables(folder, notice)
+    dtype = np.dtype({"fp32": "float32", "fp16": "float16"}[teacher["table_precision"]])
+    return Tables(folder, notice, teacher["table"], dtype)
 
 
 def check_nodes(config: Config) -> Builder:

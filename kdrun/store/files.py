@@ -80,8 +80,10 @@ def folder(path: Path) -> Path:
     return path
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes, size: int = 0) -> None:
     """Writes ``data`` to ``path`` so that a reader finds the old file or the new one, also after a power cut.
+
+    If it is shorter than ``size``, the rest is a hole: it reads as zeros and takes no disk until it is written.
 
     The temporary file is in the same folder: a rename is atomic only within one file system. The folder must exist: one
     that was moved away while a run works in it must not be made again.
@@ -95,6 +97,7 @@ def write(path: Path, data: bytes) -> None:
             point("write")
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
+                file.truncate(max(size, len(data)))
                 file.flush()
                 os.fsync(file.fileno())
             point("rename")

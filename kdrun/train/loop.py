@@ -155,10 +155,11 @@ def close_epoch(training: Training, journal: Journal, clock: Clock) -> None:
     training.epoch, training.step, training.totals, training.counts = training.epoch + 1, 0, {}, {}
 
 
-COSTS = ("train_seconds", "train_cpu_seconds", "teacher_images")
+COSTS = ("train_seconds", "train_cpu_seconds", "teacher_images", "teacher_images_run")
 """The costs of a training: wall-clock seconds, CPU seconds of this process, and teacher images.
 
-Teacher images count the images that frozen models were run on.
+Teacher images count the images that the outputs of frozen models were asked for: they depend on the method alone. Those
+that frozen models were run on depend on what a teacher table knew before.
 """
 
 STATE = ("epoch", "step", "totals", "counts", *COSTS, "scores", "best")
@@ -181,6 +182,7 @@ class Training:
     train_seconds: float = 0.0
     train_cpu_seconds: float = 0.0
     teacher_images: int = 0
+    teacher_images_run: int = 0
     scores: Scores = field(default_factory=dict)
     best: State | None = None
 
@@ -315,9 +317,10 @@ class Clock:
         self.training, self.journal = training, journal
         self.counted, self.saved = self.spent(), time.monotonic()
 
-    def spent(self) -> tuple[float, float, int]:
+    def spent(self) -> tuple[float, float, int, int]:
         """Returns the readings of all clocks and counters, in the order of ``COSTS``."""
-        return time.monotonic(), time.process_time(), self.training.stage.teacher_images()
+        stage = self.training.stage
+        return time.monotonic(), time.process_time(), stage.teacher_images(), stage.teacher_images_run()
 
     def stop(self) -> None:
         """Adds the costs since the last call to those of the training."""

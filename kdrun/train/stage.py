@@ -23,15 +23,26 @@ STUDENT = "student"
 """The player whose terms are logged under their own names; terms of other players are logged as ``PLAYER/TERM``."""
 
 
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One pass over the training images: which images come in which order, each in which view."""
+
+    index: Tensor  # (N,) int64 on the CPU, places in the training images as read
+    view: Tensor  # (N,) int64 on the CPU, the number of the view, of the finitely many that the augmentation has
+    images: Callable[[Tensor], Tensor]  # makes the images (M, C, H, W) of some rows (M,) of the pass, on the device
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The input of one training step."""
 
     images: Tensor  # (N, C, H, W) float32, augmented and normalized
     targets: Tensor  # (N,) int64 class ids, or (N, ...) float32 images that the inputs are paired with
-    index: Tensor  # (N,) int64 positions in the split: for memory banks and tables of the teacher's logits
+    index: Tensor  # (N,) int64 places in the training images as read, before any split: for memory banks
     view: Tensor  # (N,) int64 number of the sample's view, of the finitely many that the augmentation has
     epoch: int  # number of the pass over the data, from 1: for loss weights that change over time
+    source: Pass | None = None  # the pass that it is part of; None if its images are not those of the data set
+    begin: int = 0  # the row of its first image in that pass
 
 
 class Outputs(NamedTuple):
@@ -89,6 +100,11 @@ class Update:
         self.params = list(shared.params)  # a list, because ``parameters()`` can be iterated only once
 
 
+def run(model: Model, batch: Batch) -> Outputs:
+    """Returns the outputs of ``model`` for the images of ``batch``."""
+    return model(batch.images)
+
+
 def zero() -> int:
     """Returns 0: the number of teacher images of a stage without frozen models."""
     return 0
@@ -114,7 +130,11 @@ class Stage:
     select: str | None = None
     """The score that selects the best epoch, with ``-`` in front if less is better; None keeps the last epoch."""
     teacher_images: Callable[[], int] = zero
-    """Returns how many images frozen models have been run on so far: a cost of the stage."""
+    """Returns how many images the outputs of frozen models were asked for so far: a cost of the stage."""
+    teacher_images_run: Callable[[], int] = zero
+    """Returns how many images frozen models were run on so far; a teacher table has answered for the others."""
+    recall: Callable[[Model, Batch], Outputs] = run
+    """Returns the outputs of a frozen model for a batch: the model may have been run on these images before."""
     until: Callable[[Scores], bool] = field(default=lambda scores: False)
     """Called with the scores after each epoch; returns whether the stage ends early."""
 
@@ -179,7 +199,7 @@ class Step:
 
     def __call__(self, model: Model) -> Outputs:
         """Returns the outputs of ``model`` for the batch's images, with its current weights."""
-        outputs: Outputs = self._once(model, None, lambda: model(self.batch.images))
+        outputs: Outputs = self._once(model, None, lambda: self._run(model))
         self._latest[model] = outputs
         return outputs
 
@@ -199,6 +219,10 @@ class Step:
         """Forgets the outputs of all models whose weights ``update`` has changed."""
         for key in [key for key in self._current if update in self.stage.movers(key[0])]:
             del self._current[key]
+
+    def _run(self, model: Model) -> Outputs:
+        is_frozen = not self.stage.movers(model)
+        return self.stage.recall(model, self.batch) if is_frozen else model(self.batch.images)
 
     def _once(self, model: Model, tap: int | None, run: Callable[[], Any]) -> Any:
         if (model, tap) not in self._current:

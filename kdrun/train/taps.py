@@ -39,7 +39,8 @@ class Tapped(nn.Module):
         self._captured: dict[int, tuple[Tensor, int]] = {}  # output of each tap, and its version at capture
         self._last: int | None = None
         self._compiled: tuple[int, Any] | None = None
-        self.image_count = 0  # images that the model has been run on so far
+        self.image_count = 0  # images whose outputs were asked for so far
+        self.run_count = 0  # images that the model was run on so far; a teacher table answers for the others
         modules = dict(model.named_modules())
         for number, tap in enumerate(self.taps):
             if tap not in modules:
@@ -65,8 +66,13 @@ class Tapped(nn.Module):
         compiled = torch.compile(self.model, dynamic=False, backend=backend, mode="reduce-overhead")
         self._compiled = size, compiled  # in a tuple, or it would be a submodule and every weight have two names
 
+    def count(self, requested: int, ran: int) -> None:
+        """Adds to the images that were requested, and to those that the model was run on."""
+        self.image_count += requested
+        self.run_count += ran
+
     def forward(self, images: Tensor) -> Outputs:
-        self.image_count += len(images)
+        self.count(len(images), len(images))
         if self._compiled and len(images) == self._compiled[0]:
             # clones, because a replayed graph overwrites its previous outputs
             logits = self._compiled[1](images).clone()
@@ -86,7 +92,7 @@ class Tapped(nn.Module):
 
     def until(self, images: Tensor, tap: int) -> Tensor:
         """Returns the output of tap number ``tap`` (from 0); the layers after it are not run and keep their state."""
-        self.image_count += len(images)
+        self.count(len(images), len(images))
         self._last = tap
         try:
             with suppress(_Enough):

@@ -20,7 +20,17 @@ from battery.runner import TINY, Outcome, furnish, start
 from kdrun.models.mlp import MLP
 
 FITNETS = [*TINY, "method=fitnets", "method.hint_epochs=1", "name=run"]
-VOLATILE = ("time", "seconds", "started", "ended", "train_seconds", "train_cpu_seconds", "stages", "sha256")
+VOLATILE = (
+    "time",
+    "seconds",
+    "started",
+    "ended",
+    "train_seconds",
+    "train_cpu_seconds",
+    "teacher_images_run",
+    "stages",
+    "sha256",
+)
 
 
 def build(stock: Path) -> None:

@@ -244,7 +244,7 @@ def test_pairs_are_moved_and_mirrored_together(tmp_path: Path) -> None:
             picture(tmp_path / "cityscapes" / part / f"{place}.png", np.concatenate([half, half], axis=1))
     source = Cityscapes(root=str(tmp_path), size=8, crop=2, flip=True)
     data = Data.read(source)
-    for batch in Stream(data.train, source, 6, 0, "distill", torch.device("cpu")).epoch(1):
+    for batch in Stream(data.train, data.train_places, source, 6, 0, "distill", torch.device("cpu")).epoch(1):
         assert torch.equal(batch.images, batch.targets)
         assert batch.images.abs().max() < 1 + 1e-6
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdrun.data.augment import augment, identity, views
-from kdrun.data.source import Source, Split
+from kdrun.data.source import Places, Source, Split
 from kdrun.data.streams import FirstBatches, Stream, batches, pixels
 from kdrun.data.synthetic import Synthetic, SyntheticPairs
 from kdrun.errors import ConfigError
@@ -28,8 +28,13 @@ def source(**settings: object) -> Source:
     return Synthetic(**{"size": 6, "classes": 3, **settings})
 
 
+def places(count: int) -> Places:
+    """A split that is all of the training images."""
+    return Places(torch.arange(count), count)
+
+
 def stream(count: int = 20, batch_size: int = 8, seed: int = 0, name: str = "distill", **settings: object) -> Stream:
-    return Stream(split_of(count), source(**settings), batch_size, seed, name, CPU)
+    return Stream(split_of(count), places(count), source(**settings), batch_size, seed, name, CPU)
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
@@ -78,7 +83,7 @@ def test_an_epoch_shows_every_image_once_in_a_new_order() -> None:
 
 def test_images_and_targets_are_those_of_the_index() -> None:
     split = split_of(20)
-    for batch in Stream(split, source(mean=[0.3], std=[0.2]), 8, 0, "distill", CPU).epoch(1):
+    for batch in Stream(split, places(split.size), source(mean=[0.3], std=[0.2]), 8, 0, "distill", CPU).epoch(1):
         expected = (split.images[batch.index].double() / 255 - 0.3) / 0.2
         torch.testing.assert_close(batch.images.double(), expected, rtol=1e-5, atol=1e-5)
         assert batch.images.dtype == torch.float32
@@ -89,7 +94,7 @@ def test_images_and_targets_are_those_of_the_index() -> None:
 def test_the_view_in_the_batch_is_the_one_that_is_trained_on() -> None:
     split = split_of(40)
     seen = set()
-    for batch in Stream(split, source(crop=2, flip=True, mean=[0.0], std=[1.0]), 8, 0, "distill", CPU).epoch(1):
+    for batch in Stream(split, places(split.size), source(crop=2, flip=True, mean=[0.0], std=[1.0]), 8, 0, "distill", CPU).epoch(1):
         seen.update(batch.view.tolist())
         for image, index, view in zip(batch.images, batch.index, batch.view, strict=True):
             expected = moved(split.images[index].numpy(), int(view), 2, True) / 255
@@ -190,7 +195,7 @@ def paired() -> tuple[Split, Source]:
 
 def test_image_targets_move_and_scale_with_their_images() -> None:
     split, pairs = paired()
-    for batch in (*Stream(split, pairs, 8, 0, "distill", CPU).epoch(1), *batches(split, pairs, 8, CPU)):
+    for batch in (*Stream(split, places(split.size), pairs, 8, 0, "distill", CPU).epoch(1), *batches(split, pairs, 8, CPU)):
         assert torch.equal(batch.images, batch.targets)
 
 

@@ -96,7 +96,7 @@ def test_a_stored_assistant_gives_the_same_bits_as_a_new_one(tmp_path: Path) -> 
 def test_a_link_whose_method_trains_models_asks_for_its_own(tmp_path: Path) -> None:
     words = ["method=takd", "method.assistants=[mlp_32]", "method.base=adv_basic", "student=mlp_100"]
     exp, _, _ = distilled(tmp_path, *words, "method.base.discriminator_epochs=1")
-    names = sorted(path.name.rpartition("-")[0] for path in tmp_path.glob("models/*/"))
+    names = sorted(path.name.rpartition("-")[0] for path in tmp_path.glob("models/*-*/"))
     assert names == ["mlp_100", "mlp_16", "mlp_32", "mlp_32"]  # assistant and student, each alone at first
     assert [link.name for link in exp.chain] == ["mlp_16", "mlp_32", "mlp_100"]  # what a link asked for is its own
 

@@ -256,3 +256,17 @@ def test_the_memory_format_changes_no_logit(run: Run) -> None:
         plain = model(run.images)
         turned = model.to(memory_format=torch.channels_last)(run.images.to(memory_format=torch.channels_last))
     torch.testing.assert_close(turned, plain, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_do_not_depend_on_the_neighbours_in_a_block(name: str) -> None:
+    torch.manual_seed(0)
+    (_, channels, _, size), _ = SHAPES[name]
+    model = build(name, channels, CLASSES, size).eval()
+    if getattr(model, "channels_last", False):
+        model.to(memory_format=torch.channels_last)
+    images = torch.randn(64, channels, size, size)
+    others = images.clone()
+    others[1::2] = torch.randn(32, channels, size, size)
+    with torch.no_grad():
+        assert torch.equal(model(others)[::2], model(images)[::2])

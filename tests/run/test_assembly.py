@@ -174,7 +174,7 @@ RECORDS = {"student.safetensors": "summary.json", "model.safetensors": "manifest
 @pytest.mark.parametrize("named", ["folder", "file"])
 def test_a_flipped_bit_of_an_external_teacher_is_refused(named: str, name: str, tmp_path: Path) -> None:
     folder = tmp_path / "ran"
-    digest = weights.write(folder / name, assembled(config(tmp_path, "method=kd")).exp.student.model)
+    digest = weights.write(files.folder(folder) / name, assembled(config(tmp_path, "method=kd")).exp.student.model)
     files.write_json(folder / RECORDS[name], {"files": {name: digest}})
     node = {"checkpoint": str(folder if named == "folder" else folder / name)}
     assert checkpoint(node) == folder / name
@@ -187,7 +187,10 @@ def test_a_flipped_bit_of_an_external_teacher_is_refused(named: str, name: str, 
 
 
 def test_a_dry_run_too_checks_the_digest_of_the_teacher(tmp_path: Path) -> None:
-    weights.write(tmp_path / "ran/student.safetensors", assembled(config(tmp_path, "method=kd")).exp.student.model)
+    weights.write(
+        files.folder(tmp_path / "ran") / "student.safetensors",
+        assembled(config(tmp_path, "method=kd")).exp.student.model,
+    )
     files.write_json(tmp_path / "ran/summary.json", {"files": {"student.safetensors": 64 * "0"}})
     with pytest.raises(InputError, match="sha256 is not the recorded one"):
         assembled(config(tmp_path, "method=kd", f"teacher.checkpoint={tmp_path / 'ran'}")).summaries()

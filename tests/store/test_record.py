@@ -225,7 +225,7 @@ def test_the_versions_of_all_that_a_result_depends_on_are_known() -> None:
 FIELDS = {"seed": 0, "recipe": {"epochs": 2, "batch_size": 8}}
 
 
-COSTS = {"train_seconds": 1.0, "train_cpu_seconds": 1.0, "teacher_images": 0}
+COSTS = {"train_seconds": 1.0, "train_cpu_seconds": 1.0, "teacher_images": 0, "teacher_images_run": 0}
 
 
 def net(seed: int) -> nn.Linear:
