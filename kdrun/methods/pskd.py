@@ -28,7 +28,7 @@ class PSKD(Teacherless):
     """Weight of the past prediction in the last epoch, their alpha_T."""
 
     def setup(self, exp: Experiment) -> None:
-        images, classes = exp.data.train.size + exp.data.val.size, exp.data.source.classes
+        images, classes = exp.data.train_places.count, exp.data.source.classes
         self.epochs, self.latest = exp.recipe.epochs, (torch.empty(0), torch.empty(0))
         self.memories = (Predictions(torch.zeros(images, classes, device=exp.runtime.device)),)
 
