@@ -72,8 +72,9 @@ class Composer:
         config["experiment"] = choices.get("experiment")
         if type(config["name"]) in (int, float, str):  # a number if it is ${seed}
             config["name"] = normalize("NFC", str(config["name"]))  # names that look the same must be one folder
-        if config["teacher"] and config["teacher"].get("table") is False:  # what YAML makes of the word off
-            config["teacher"]["table"] = "off"
+        teacher = config["teacher"]
+        if isinstance(teacher, dict) and teacher.get("table") is False:  # what YAML makes of the word off
+            teacher["table"] = "off"
         self._expand(config["method"], "method")
         check_root(config)
         return config

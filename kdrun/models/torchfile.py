@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from pickletools import OpcodeInfo, genops, markobject
 from typing import BinaryIO
@@ -52,11 +53,13 @@ def check(file: BinaryIO, where: str) -> None:
     """
     head = file.read(len(ZIP))
     file.seek(0)
-    if head == ZIP:
-        _check_zip(file, where)
-    else:
-        for _ in range(LEGACY_PICKLES):
-            _check_pickle(file, where)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes in a text of the file, which would stand beside the error
+        if head == ZIP:
+            _check_zip(file, where)
+        else:
+            for _ in range(LEGACY_PICKLES):
+                _check_pickle(file, where)
 
 
 def has_both_ends(file: BinaryIO) -> bool:

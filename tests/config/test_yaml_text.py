@@ -47,7 +47,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "a whole number as key": ("a: {3: 1}\n", "the key 3 at a is not text"),
     "a number as key": ("1.5: 1\n", "the key 1.5 is not text"),
     "true as key": ("a: [{true: 1}]\n", "the key True at a.0 is not text"),
-    "null as key": ("a: {null: 1}\n", "cannot be read as YAML"),
+    "null as key": ("a: {null: 1}\n", "a key that is neither text nor a number"),
     "a list as key": ("? [a]\n: 1\n", "cannot be read as YAML"),
     "a number alone": ("3\n", "is not a mapping"),
     "a text alone": ("hello\n", "is not a mapping"),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import struct
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -77,6 +78,12 @@ def test_a_call_of_what_has_no_name_is_refused_in_words(pickled: bytes) -> None:
         InputError, match=r"^FILE: refused: it calls what it does not name in a way that weights do not"
     ):
         torchfile.check(io.BytesIO(pickled), "FILE")
+
+
+def test_an_odd_escape_in_a_text_warns_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torchfile.check(io.BytesIO(5 * b"\x80\x02S'\\q'\n."), "FILE")
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
