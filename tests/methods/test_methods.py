@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Union, cast, get_args, get_origin
@@ -65,14 +66,19 @@ def arguments(name: str) -> dict[str, Any]:
     return {key: value for key, value in NODES[name].items() if key not in ("name", "_target_")}
 
 
+@cache
 def overrides(name: str) -> list[str]:
-    """What makes a tiny run of the method, with the student and the teacher that its header's command names."""
-    header = (CONF / "method" / f"{name}.yaml").read_text()
+    """What makes a tiny run of the method; where ``NETS`` do not fit, with those that its header's command names."""
     method = class_of(name)
-    nets = re.findall(r"(?:student|teacher)=\w+", header) if "student=" in header else NETS
-    if method.task == "classification" and nets is not NETS:
-        nets.append("dataset.pad_to=32")  # some nets take no smaller images
-    return [f"method={name}", *nets, *DATA[method.task], *SHORT]
+    words = [f"method={name}", *NETS, *DATA[method.task], *SHORT]
+    try:
+        assembled(config(Path("nowhere"), *words)).summaries()
+    except ConfigError:
+        header = (CONF / "method" / f"{name}.yaml").read_text()
+        nets = re.findall(r"(?:student|teacher)=\w+", header)
+        pad = ["dataset.pad_to=32"] if method.task == "classification" else []  # some nets take no smaller images
+        return [f"method={name}", *nets, *pad, *DATA[method.task], *SHORT]
+    return words
 
 
 def train(name: str, out: Path) -> Training:
