@@ -62,7 +62,8 @@ def finished_runs(folders: list[Path]) -> tuple[list[Run], list[str]]:
         raise InputError(str(folders[0]), "holds no run and no sweep (no config.yaml)")
     if not runs:
         more = f"; {len(others) - 1} more folders cannot be compared either" if others[1:] else ""
-        raise InputError(str(folders[0]), f"holds no finished run ({others[0]}{more})")
+        first = others[0].removeprefix(f"{folders[0]}: ")
+        raise InputError(str(folders[0]), f"holds no finished run ({first}{more})")
     return runs, others
 
 

@@ -340,3 +340,11 @@ def test_the_help_needs_no_torch() -> None:
 
     code = "import sys; from kdrun.cli import main; main(['report', '--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_long_name_of_a_folder_stands_once_in_the_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = str(tmp_path / ("9" * 390))
+    assert main(["report", long, str(tmp_path / "other")]) == 3
+    line = capsys.readouterr().err
+    assert line.count("9" * 390) == 1
+    assert "holds no finished run (holds no run and no sweep (no config.yaml); 1 more folder" in line
