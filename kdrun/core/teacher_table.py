@@ -105,7 +105,8 @@ class Tables:
         except (OSError, WriteError) as error:
             reason = error.__cause__ if isinstance(error, WriteError) else error
             return f"{path} cannot be used ({getattr(reason, 'strerror', '') or reason})"
-        self.notice(f"teacher table: {what} are kept, at most {text(most)}, in {path}")
+        if file.is_new:  # said once, not by every job of a sweep
+            self.notice(f"teacher table: {what} are kept, at most {text(most)}, in {path}")
         return TeacherTable(model, file, shapes, count, runtime, self.notice)
 
     def _refused(self, path: Path, most: int) -> str:

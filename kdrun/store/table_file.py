@@ -58,7 +58,8 @@ class TableFile:
             raise OSError("the header of the table is too long")
         self._header = head.ljust(HEADER)
         with FileLock(files.folder(path.parent) / ".lock", timeout=LOCK_SECONDS, fallback_to_soft=False):
-            if not self._is_ours():
+            self.is_new = not self._is_ours()
+            if self.is_new:
                 files.write(path, self._header, self.size)
         self._map = np.memmap(path, self._record, "r", HEADER, (rows,))
 

@@ -222,6 +222,7 @@ def test_a_table_says_what_it_keeps_in_one_line(tmp_path: Path) -> None:
     size = path.stat().st_size
     assert f"mlp_32's outputs for {VIEWS} views of 90 images are kept, at most {size / 1000:.3g} KB, in {path}" in line
     assert size == table_file.HEADER + VIEWS * 90 * 48
+    assert noticed(tmp_path) == []  # the next job of a sweep
 
 
 def test_too_small_a_budget_leaves_the_teacher_live(tmp_path: Path) -> None:
