@@ -62,7 +62,9 @@ def finished_runs(folders: list[Path]) -> tuple[list[Run], list[str]]:
         raise InputError(str(folders[0]), "holds no run and no sweep (no config.yaml)")
     if not runs:
         more = f"; {len(others) - 1} more folders cannot be compared either" if others[1:] else ""
-        first = others[0].removeprefix(f"{folders[0]}: ")
+        first = others[0]
+        if first.startswith(f"{folders[0]}: holds"):
+            first = first.removeprefix(f"{folders[0]}: ")  # the name stands in front already
         raise InputError(str(folders[0]), f"holds no finished run ({first}{more})")
     return runs, others
 
