@@ -108,6 +108,22 @@ def map_pairs(student: list[torch.Size], teacher: list[torch.Size]) -> list[tupl
     return list(zip(own, theirs, strict=True))
 
 
+def neighbouring_pairs(student: list[torch.Size], teacher: list[torch.Size]) -> list[tuple[int, int]]:
+    """Returns ``map_pairs`` for a method that relates each map to the next, with the channels of the other model.
+
+    Raises:
+        ConfigError: if there are fewer than two pairs, or two maps of a pair differ in channels.
+    """
+    pairs = map_pairs(student, teacher)
+    if len(pairs) < 2:
+        raise ConfigError("student.taps", "the method relates neighbouring maps; tap two or more")
+    for own, theirs in pairs:
+        if student[own][1] != teacher[theirs][1]:
+            what = f"{student[own][1]} channels face {teacher[theirs][1]} of the teacher; this method needs as many"
+            raise ConfigError("student", what)
+    return pairs
+
+
 def last_maps(student: list[torch.Size], teacher: list[torch.Size]) -> tuple[int, int]:
     """Returns the numbers of the last tapped maps of student and teacher."""
     return maps(student, "student")[-1], maps(teacher, "teacher")[-1]
@@ -131,5 +147,5 @@ def conv_bn(inputs: int, outputs: int, kernel: int = 1) -> tuple[nn.Conv2d, nn.B
 
 __all__ = [
     "Batch", "FeatureMethod", "InitMethod", "Outputs", "Tensor", "Terms", "conv_bn", "last_maps", "map_pairs", "maps",
-    "pooled_to", "same_size",
+    "neighbouring_pairs", "pooled_to", "same_size",
 ]  # fmt: skip

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdrun.errors import ConfigError
 from kdrun.methods.arguments import Weight
-from kdrun.methods.feature import Batch, InitMethod, Outputs, Terms, map_pairs
+from kdrun.methods.feature import Batch, InitMethod, Outputs, Terms, neighbouring_pairs
 
 
 class FSP(InitMethod):
@@ -30,13 +29,7 @@ class FSP(InitMethod):
     """Pooling of the larger of two neighbouring maps."""
 
     def connect(self, student: list[torch.Size], teacher: list[torch.Size]) -> None:
-        self.pairs = map_pairs(student, teacher)
-        if len(self.pairs) < 2:
-            raise ConfigError("student.taps", "the method relates neighbouring maps; tap two or more")
-        for own, theirs in self.pairs:
-            if student[own][1] != teacher[theirs][1]:
-                what = f"{student[own][1]} channels face {teacher[theirs][1]} of the teacher; this method needs as many"
-                raise ConfigError("student", what)
+        self.pairs = neighbouring_pairs(student, teacher)
 
     def hints(self, student: Outputs, teacher: Outputs, batch: Batch) -> Terms:
         own = self.flows([student.features[tap] for tap, _ in self.pairs])

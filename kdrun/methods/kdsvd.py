@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdrun.errors import ConfigError
 from kdrun.methods.arguments import Weight
-from kdrun.methods.feature import Batch, FeatureMethod, Outputs, Terms, map_pairs
+from kdrun.methods.feature import Batch, FeatureMethod, Outputs, Terms, neighbouring_pairs
 
 DENOMINATOR = 8.0
 """Of the squared difference in the radial basis function, as in the benchmark's code."""
@@ -44,13 +43,7 @@ class KDSVD(FeatureMethod):
     """Signs of the teacher's singular vectors."""
 
     def connect(self, student: list[torch.Size], teacher: list[torch.Size]) -> None:
-        self.pairs = map_pairs(student, teacher)
-        if len(self.pairs) < 2:
-            raise ConfigError("student.taps", "the method relates neighbouring maps; tap two or more")
-        for own, theirs in self.pairs:
-            if student[own][1] != teacher[theirs][1]:
-                what = f"{student[own][1]} channels face {teacher[theirs][1]} of the teacher; this method needs as many"
-                raise ConfigError("student", what)
+        self.pairs = neighbouring_pairs(student, teacher)
 
     def hints(self, student: Outputs, teacher: Outputs, batch: Batch) -> Terms:
         vectors = [self.aligned(student.features[own], teacher.features[theirs]) for own, theirs in self.pairs]
