@@ -95,7 +95,7 @@ class Tables:
         shapes = model.shapes(batch.images[:1])
         views, width = augment.views(data.source.crop, data.source.flip), sum(map(math.prod, shapes))
         path, most = self.folder / f"{model.name}-{key(fields)[:12]}.table", size(views * count, width, self.dtype)
-        what = f"{model.name}'s outputs for {views} views of {count:,} images"
+        what = f"{model.name}'s outputs for {views} view{'s' * (views > 1)} of {count:,} images"
         if width * self.dtype.itemsize * len(batch.images) > CHUNK:
             return f"{what} are too large, {text(most)}"
         if refused := self._refused(path, most):
